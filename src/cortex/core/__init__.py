@@ -1,0 +1,1 @@
+"""Values, ids, errors, configuration and logging. No sockets, and no other package of ours."""

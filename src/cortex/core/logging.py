@@ -1,0 +1,162 @@
+"""Structured logs: key=value on a terminal, JSON otherwise, filtered like `info,cortex.neuron=debug`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from cortex.core.errors import ConfigError
+
+TRACE = 5
+LEVELS = {"trace": TRACE, "debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "critical": 50, "off": 100}
+
+
+class LevelFilter:
+    """Which events are heard: a default level, and levels for dotted logger names and all below them."""
+
+    def __init__(self, text: str) -> None:
+        """Read *text* such as `info,cortex.neuron=debug`; raises ConfigError naming the part that is wrong."""
+        self.default = LEVELS["info"]
+        self.by_name: dict[str, int] = {}
+        for part in filter(None, (p.strip() for p in text.split(","))):
+            name, equals, level = part.rpartition("=")
+            if level.lower() not in LEVELS:
+                raise ConfigError(f"log filter {text!r}: {level!r} is not a level; use one of {', '.join(LEVELS)}")
+            if equals:
+                self.by_name[name.strip()] = LEVELS[level.lower()]
+            else:
+                self.default = LEVELS[level.lower()]
+
+    def level_of(self, name: str) -> int:
+        """Return the lowest level that is heard from logger *name*; the longest matching prefix decides."""
+        while name:
+            if name in self.by_name:
+                return self.by_name[name]
+            name = name.rpartition(".")[0]
+        return self.default
+
+    @property
+    def lowest(self) -> int:
+        """The lowest level that any logger may emit."""
+        return min(self.default, *self.by_name.values()) if self.by_name else self.default
+
+
+class Logger:
+    """A named logger; one event with keys a call. `isEnabledFor` lets hot paths skip the keys."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def _emit(self, level: int, method: str, event: str, keys: dict[str, Any]) -> None:
+        if level >= _state.filter.level_of(self._name):
+            getattr(structlog.get_logger(), method)(event, logger=self._name, level=_NAMES[level], **keys)
+
+    def enabled(self, level: int) -> bool:
+        """Whether an event of *level* would be heard."""
+        return level >= _state.filter.level_of(self._name)
+
+    def trace(self, event: str, **keys: Any) -> None:
+        """Every token; off unless asked for."""
+        self._emit(TRACE, "msg", event, keys)
+
+    def debug(self, event: str, **keys: Any) -> None:
+        """What a developer of this part wants to see."""
+        self._emit(10, "msg", event, keys)
+
+    def info(self, event: str, **keys: Any) -> None:
+        """What an operator wants to see."""
+        self._emit(20, "msg", event, keys)
+
+    def warning(self, event: str, **keys: Any) -> None:
+        """Something is off; service goes on."""
+        self._emit(30, "msg", event, keys)
+
+    def error(self, event: str, **keys: Any) -> None:
+        """Something was lost; somebody should look."""
+        self._emit(40, "msg", event, keys)
+
+
+class _State:
+    """The process's logging configuration; `configure` is its only writer."""
+
+    def __init__(self) -> None:
+        self.filter = LevelFilter("info")
+
+
+_state = _State()
+_NAMES = {TRACE: "trace", 10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
+
+
+def get_logger(name: str) -> Logger:
+    """Return the logger called *name*, a module's dotted name."""
+    return Logger(name)
+
+
+def configure(level_filter: str = "info", *, stream: TextIO | None = None, json: bool | None = None) -> None:
+    """Send events to *stream* (stderr), as JSON unless it is a terminal or *json* says otherwise."""
+    stream = stream or sys.stderr
+    as_json = not stream.isatty() if json is None else json
+    _state.filter = LevelFilter(level_filter)
+    renderer = structlog.processors.JSONRenderer() if as_json else _KeyValue(colour=stream.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _head_first,
+            renderer,
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+    _route_standard_logging()
+
+
+def _head_first(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Return *event* with what every line has in front."""
+    head = {key: event.pop(key) for key in ("timestamp", "level", "event", "logger") if key in event}
+    return {**head, **event}
+
+
+class _KeyValue:
+    """Render `time level logger event key=value …` on one line."""
+
+    def __init__(self, *, colour: bool) -> None:
+        self._bold, self._dim, self._off = ("\x1b[1m", "\x1b[2m", "\x1b[0m") if colour else ("", "", "")
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> str:
+        head = f"{self._dim}{event.pop('timestamp', '')}{self._off} {event.pop('level', ''):7}"
+        source, name = event.pop("logger", ""), event.pop("event", "")
+        traceback = event.pop("exception", None)
+        keys = " ".join(f"{key}={_plain(value)}" for key, value in event.items())
+        line = f"{head} {self._bold}{name}{self._off} {keys} {self._dim}{source}{self._off}".rstrip()
+        return f"{line}\n{traceback}" if traceback else line
+
+
+def _plain(value: Any) -> str:
+    text = value if isinstance(value, str) else f"{value:.3f}" if isinstance(value, float) else str(value)
+    return text if text and text.isprintable() and not any(c in text for c in " \"='") else repr(text)
+
+
+class _Bridge(logging.Handler):
+    """Hand what libraries log through the standard module to our own sink."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = next((known for known in (40, 30, 20, 10) if record.levelno >= known), 10)
+        if level < _state.filter.level_of(record.name):
+            return
+        keys = {"exc_info": record.exc_info} if record.exc_info else {}
+        structlog.get_logger().msg(record.getMessage(), logger=record.name, level=_NAMES[level], **keys)
+
+
+def _route_standard_logging() -> None:
+    root = logging.getLogger()
+    root.handlers[:] = [_Bridge()]
+    root.setLevel(max(_state.filter.lowest, 10))
+    for noisy in ("uvicorn.error", "httpx2", "httpcore2", "filelock", "huggingface_hub", "urllib3", "asyncio"):
+        quiet = max(logging.WARNING, _state.filter.default)
+        logging.getLogger(noisy).setLevel(max(_state.filter.by_name.get(noisy, quiet), 10))

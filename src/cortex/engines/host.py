@@ -1,0 +1,236 @@
+"""The main of an engine process: read messages from the neuron, drive one engine, answer.
+
+Started as `python -m cortex.engines.host --fd N --engine NAME`, where N is one end of a Unix socket pair. The process
+ends with its neuron: an end of file on the socket, however it came about, is the order to exit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from importlib.metadata import entry_points
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup, UNIXSocketStream
+
+from cortex.core.errors import RequestError
+from cortex.engines.base import Engine, LoadError
+from cortex.wire.engine_api import (
+    Abort,
+    Chunk,
+    Estimated,
+    Failed,
+    Finished,
+    Framer,
+    FromEngine,
+    Generate,
+    Load,
+    Loaded,
+    Measure,
+    Ping,
+    Pong,
+    Progress,
+    Ready,
+    Shutdown,
+    Timings,
+    ToEngine,
+    Tokenize,
+    Usage,
+    decode_to_engine,
+    encode_message,
+)
+
+
+class Slots:
+    """Sequences that may decode at once; waiters are served in order, each taking as many as it needs."""
+
+    def __init__(self, total: int) -> None:
+        self.total = self.free = total
+        self._waiting: deque[tuple[int, anyio.Event]] = deque()
+
+    async def acquire(self, wanted: int) -> int:
+        """Wait for *wanted* slots, at most all there are, and return how many were taken."""
+        wanted = min(wanted, self.total)
+        if self._waiting or self.free < wanted:
+            turn = (wanted, anyio.Event())
+            self._waiting.append(turn)
+            try:
+                await turn[1].wait()
+            except BaseException:
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+                else:
+                    self.release(wanted)
+                raise
+        else:
+            self.free -= wanted
+        return wanted
+
+    def release(self, taken: int) -> None:
+        """Give *taken* slots back and wake whoever fits now, first come first."""
+        self.free += taken
+        while self._waiting and self._waiting[0][0] <= self.free:
+            wanted, turn = self._waiting.popleft()
+            self.free -= wanted
+            turn.set()
+
+
+class Host:
+    """One engine and the socket to the neuron. Owns the running requests; a request is a task with a cancel scope."""
+
+    def __init__(self, engine: Engine, stream: UNIXSocketStream) -> None:
+        self._engine = engine
+        self._stream = stream
+        self._write_lock = anyio.Lock()
+        self._running: dict[str, anyio.CancelScope] = {}
+        self._slots = Slots(1)
+        self._tasks: TaskGroup
+
+    async def run(self) -> None:
+        """Serve until the neuron says Shutdown or is gone."""
+        framer = Framer()
+        await self._send(Ready("", self._engine.name, self._engine.version))
+        async with anyio.create_task_group() as self._tasks:
+            while True:
+                try:
+                    data = await self._stream.receive()
+                except (anyio.EndOfStream, anyio.BrokenResourceError):
+                    os._exit(0)  # the neuron is gone: nobody is left to clean up for
+                for payload in framer.feed(data):
+                    self._dispatch(decode_to_engine(payload))
+
+    def _dispatch(self, message: ToEngine) -> None:
+        match message:
+            case Abort():
+                if (scope := self._running.get(message.id)) is not None:
+                    scope.cancel()
+            case Ping():
+                self._tasks.start_soon(self._send, Pong(message.id))
+            case Shutdown():
+                self._tasks.start_soon(self._shut_down)
+            case _:
+                scope = self._running[message.id] = anyio.CancelScope()
+                self._tasks.start_soon(self._serve, message, scope)
+
+    async def _shut_down(self) -> None:
+        """Leave at once: the end of a process returns its memory more surely than any destructor."""
+        for scope in self._running.values():
+            scope.cancel()
+        await self._engine.close()
+        os._exit(0)
+
+    async def _serve(self, message: Load | Measure | Generate | Tokenize, scope: anyio.CancelScope) -> None:
+        """Answer one message; whatever goes wrong costs this request only."""
+        try:
+            with scope:
+                match message:
+                    case Load():
+                        await self._load(message)
+                    case Measure():
+                        await self._send(Estimated(message.id, await self._engine.estimate(message.spec)))
+                    case Generate():
+                        await self._generate(message, scope)
+                    case Tokenize():
+                        await self._send(Chunk(message.id, await self._engine.tokenize(message)))
+                        await self._send(Finished(message.id, "stop", Usage(), Timings()))
+        except RequestError as error:
+            await self._send(Failed(message.id, error.status, error.message, error.code, error.param))
+        except LoadError as error:
+            await self._send(Failed(message.id, 503, str(error), "model_load_failed"))
+        except Exception as error:  # noqa: BLE001 - the boundary of a request in the main of a child process
+            traceback.print_exc()
+            await self._send(Failed(message.id, 500, f"{type(error).__name__}: {error}", "engine_error"))
+        finally:
+            self._running.pop(message.id, None)
+
+    async def _load(self, message: Load) -> None:
+        loop = asyncio.get_running_loop()
+
+        def on_progress(stage: str, done: int, total: int) -> None:
+            progress = Progress(message.id, stage, done, total)
+            loop.call_soon_threadsafe(self._tasks.start_soon, self._send, progress)
+
+        info = await self._engine.load(message.spec, on_progress)
+        self._slots = Slots(info.slots)
+        await self._send(Loaded(message.id, info))
+
+    async def _generate(self, message: Generate, scope: anyio.CancelScope) -> None:
+        arrived = time.perf_counter()
+        prompt_tokens = completion_tokens = 0
+        finished: Finished | None = None
+        try:
+            taken = await self._slots.acquire(message.choices)
+            queued = time.perf_counter() - arrived
+            events = self._engine.generate(message)
+            try:
+                async for event in events:
+                    if isinstance(event, Finished):
+                        finished = event
+                        continue
+                    if isinstance(event, Progress):
+                        prompt_tokens = event.total
+                    else:
+                        completion_tokens += 1
+                    await self._send(event)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await events.aclose()
+                self._slots.release(taken)
+        finally:
+            if scope.cancel_called and finished is None:
+                with anyio.CancelScope(shield=True):
+                    usage = Usage(prompt_tokens, completion_tokens)
+                    await self._send(Finished(message.id, "aborted", usage, Timings()))
+        if finished is None:
+            raise RuntimeError("the engine ended a request without finishing it")
+        timings = msgspec.structs.replace(finished.timings, queue_ms=queued * 1000)
+        await self._send(msgspec.structs.replace(finished, timings=timings))
+
+    async def _send(self, message: FromEngine) -> None:
+        async with self._write_lock:
+            await self._stream.send(encode_message(message))
+
+
+def load_engine(name: str) -> Engine:
+    """Return a new engine called *name*. Raises LoadError if it is not installed or cannot be imported."""
+    found = {entry.name: entry for entry in entry_points(group="cortex.engines")}
+    if name not in found:
+        raise LoadError(f"no engine is called {name!r}; installed: {', '.join(sorted(found))}")
+    try:
+        engine: Engine = found[name].load()()
+    except ImportError as error:
+        raise LoadError(f"engine {name!r} cannot be imported ({error}): pip install 'cortex-fleet[{name}]'") from error
+    return engine
+
+
+async def _main(fd: int, name: str) -> int:
+    async with await UNIXSocketStream.from_socket(socket.socket(fileno=fd)) as stream:
+        try:
+            engine = load_engine(name)
+        except LoadError as error:
+            await stream.send(encode_message(Failed("", 503, str(error), "engine_missing")))
+            return 3
+        await Host(engine, stream).run()
+    return 0
+
+
+def main() -> None:
+    """Parse the command line and serve."""
+    parser = argparse.ArgumentParser(prog="cortex-engine", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="the inherited end of the socket pair")
+    parser.add_argument("--engine", required=True, help="the engine to drive, by entry point name")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the neuron's to handle
+    sys.exit(anyio.run(_main, arguments.fd, arguments.engine))
+
+
+if __name__ == "__main__":
+    main()

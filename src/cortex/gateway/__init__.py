@@ -1,0 +1,1 @@
+"""The gateway: I/O around the decisions of `cortex.fleet`. It touches no GPU and imports no inference stack."""

@@ -1,0 +1,52 @@
+"""`models.toml`: what may be served. Aliases point at specs; each name means one thing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from cortex.core.config import load_toml
+from cortex.core.errors import ConfigError
+from cortex.core.model_spec import ModelSpec, check_spec
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    models: list[ModelSpec] = []
+
+
+class Catalogue:
+    """The specs, by id and by alias."""
+
+    def __init__(self, specs: Iterable[ModelSpec] = ()) -> None:
+        self.specs: Mapping[str, ModelSpec] = {spec.id: spec for spec in specs}
+        self._aliases = {alias: spec for spec in self.specs.values() for alias in spec.aliases}
+
+    def find(self, name: str) -> ModelSpec | None:
+        """Return the spec that *name*, an id or an alias, means."""
+        return self.specs.get(name) or self._aliases.get(name)
+
+    def near(self, name: str, also: Iterable[str] = ()) -> list[str]:
+        """Return known names that look like *name*."""
+        return difflib.get_close_matches(name[:200], sorted({*self.specs, *self._aliases, *also}), n=3, cutoff=0.5)
+
+
+def load_catalogue(path: Path) -> Catalogue:
+    """Return the catalogue at *path*. Raises ConfigError, also when there is no such file."""
+    try:
+        file = load_toml(path, _File)
+    except ConfigError as error:
+        if str(error).endswith("no such file"):
+            hint = "list the models that may be served there (an empty file will do), or set models_config"
+            raise ConfigError(f"{error}; {hint}") from None
+        raise
+    owners: dict[str, str] = {}
+    for index, spec in enumerate(file.models):
+        check_spec(spec, f"{path}: models[{index}]")
+        for name in (spec.id, *spec.aliases):
+            if name in owners:
+                raise ConfigError(f"{path}: models[{index}]: {name!r} is already a name of {owners[name]!r}")
+            owners[name] = spec.id
+    return Catalogue(file.models)

@@ -1,0 +1,183 @@
+"""Pass one request to a replica and its answer to the client: bytes in, bytes out, and the trailer for the books."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cortex.core.errors import CortexError, UpstreamFailed
+from cortex.gateway.upstream import Address, Connection, Pool
+from cortex.serving.event_stream import EventStream
+from cortex.serving.exchange import JSON, Exchange, Headers
+from cortex.wire.errors import RemoteError, error_from
+from cortex.wire.sse import EventRelay, Trailer, decode_trailer
+
+MAX_UNARY_BYTES = 256 << 20
+# A node says these when another replica, or a fresh look at the fleet, may do better.
+_ELSEWHERE = frozenset({502, 503, 504})
+
+
+class TryElsewhere(Exception):
+    """The replica did not take the request and the client has seen nothing of an answer."""
+
+    def __init__(self, error: CortexError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a relayed request went: the trailer, if the node sent one, and when the node had the request."""
+
+    status: int = 200
+    trailer: Trailer | None = None
+    sent_at: float = 0.0
+
+
+class _Unary:
+    """Collect a whole answer: until it is whole, another replica can still give it."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        self.status, self.headers = status, headers
+
+    def on_data(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > MAX_UNARY_BYTES:
+            raise UpstreamFailed("the node's answer is too large")
+        self._pieces.append(data)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self._pieces)
+
+
+class _Streaming(_Unary):
+    """Pass events on as they come; an answer that is not a stream of events is collected instead."""
+
+    def __init__(self, stream: EventStream, exchange: Exchange, connection: Connection, node: Headers) -> None:
+        super().__init__()
+        self._stream, self._exchange, self._connection, self._node = stream, exchange, connection, node
+        self.relay = EventRelay()
+        self.is_events = False
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        super().on_head(status, headers)
+        self.is_events = status == 200 and headers.get(b"content-type", b"").startswith(b"text/event-stream")
+        if self.is_events and not self._stream.opened:
+            self._stream.headers = [*self._node, *_passed(headers)]
+            self._stream.open()
+
+    def on_data(self, data: bytes) -> None:
+        if not self.is_events:
+            super().on_data(data)
+            return
+        ready = self.relay.feed(data)
+        if ready:
+            self._stream.write(ready)
+            if self._exchange.wire.when_writable(self._connection.resume):
+                self._connection.pause()
+
+
+class Relay:
+    """Requests to replicas over one pool of connections."""
+
+    def __init__(self, pool: Pool, stall_seconds: float) -> None:
+        self._pool, self._stall_seconds = pool, stall_seconds
+
+    async def stream(self, exchange: Exchange, stream: EventStream, address: Address, node: str, model: str) -> Outcome:
+        """Relay a stream. Raises TryElsewhere while nothing of an answer is out, else what broke it."""
+        outcome = Outcome(sent_at=time.perf_counter())
+        sink: _Streaming | None = None
+
+        def sink_for(connection: Connection) -> _Streaming:
+            nonlocal sink
+            sink = _Streaming(stream, exchange, connection, [(b"x-cortex-node", node.encode())])
+            return sink
+
+        try:
+            await self._send(exchange, address, model, sink_for, self._stall_seconds)
+        except CortexError as error:
+            if sink is None or not sink.relay.saw_data:
+                raise TryElsewhere(error) from None
+            raise
+        assert sink is not None
+        if not sink.is_events:
+            raise _refusal(sink)
+        outcome.trailer = sink.relay.trailer
+        if outcome.trailer is None:
+            cut_short = UpstreamFailed("the node's answer ended before it was whole")
+            raise cut_short if sink.relay.saw_data else TryElsewhere(cut_short)
+        return outcome
+
+    async def unary(self, exchange: Exchange, address: Address, node: str, model: str) -> Outcome:
+        """Relay a whole answer. Raises TryElsewhere, or the node's refusal as it stands."""
+        outcome = Outcome(sent_at=time.perf_counter())
+        sink = _Unary()
+        try:
+            await self._send(exchange, address, model, lambda _: sink, None)
+        except CortexError as error:
+            raise TryElsewhere(error) from None
+        if sink.status != 200:
+            raise _refusal(sink)
+        outcome.trailer = decode_trailer(sink.headers.get(b"x-cortex-trailer", b""))
+        headers = [JSON, (b"x-cortex-node", node.encode()), *_passed(sink.headers)]
+        exchange.respond(200, sink.body, headers)
+        return outcome
+
+    async def _send(
+        self,
+        exchange: Exchange,
+        address: Address,
+        model: str,
+        sink_for: Callable[[Connection], _Unary],
+        stall_seconds: float | None,
+    ) -> None:
+        """Send the request on a pooled connection; once more on a fresh one if the pooled one had gone stale."""
+        request = _request(exchange, address, model)
+        connection = await self._pool.take(address)
+        reused = connection.used
+        sink = sink_for(connection)
+        try:
+            await connection.exchange(request, sink, stall_seconds)
+        except UpstreamFailed:
+            if not reused or sink.status:
+                raise
+            connection = await self._pool.fresh(address)
+            await connection.exchange(request, sink_for(connection), stall_seconds)
+        finally:
+            self._pool.give_back(address, connection)
+
+
+def _request(exchange: Exchange, address: Address, model: str) -> bytes:
+    """Return the request for the node: the client's body byte for byte, and only headers of our own."""
+    head = (
+        f"POST {exchange.path} HTTP/1.1\r\nhost: {address[0]}:{address[1]}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(exchange.body)}\r\nx-request-id: {exchange.request_id}\r\n"
+        f"x-cortex-model: {model}\r\n\r\n"
+    )
+    return head.encode() + exchange.body
+
+
+def _passed(headers: dict[bytes, bytes]) -> Headers:
+    ignored = headers.get(b"x-cortex-ignored")
+    return [(b"x-cortex-ignored", ignored)] if ignored else []
+
+
+def _refusal(sink: _Unary) -> Exception:
+    """Return a node's refusal: for another replica to try, or for the client as it stands."""
+    retry_after = sink.headers.get(b"retry-after")
+    error: RemoteError = error_from(sink.status, sink.body, retry_after.decode("latin-1") if retry_after else None)
+    if sink.headers.get(b"x-should-retry"):
+        error.should_retry = sink.headers[b"x-should-retry"] == b"true"
+    if sink.status in _ELSEWHERE or (sink.status == 404 and error.code == "model_not_found"):
+        return TryElsewhere(error)
+    if sink.status in (401, 403) or sink.status < 400:
+        return UpstreamFailed(f"the node answered {sink.status}", code="upstream_malformed_response")
+    return error

@@ -1,0 +1,212 @@
+"""Connections to nodes for the data path: pooled, parsed by llhttp, their bodies handed on by callback.
+
+One coroutine a request has control; body pieces go from the node's socket to the `Sink` in the same turn of the loop.
+Closing the connection is how a node learns that nobody wants the answer any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import Protocol
+
+import httptools
+
+from cortex.core.errors import UpstreamFailed, UpstreamTimeout
+
+Address = tuple[str, int]
+MAX_IDLE_PER_NODE = 256
+MAX_HEAD_BYTES = 64 << 10
+
+
+class Sink(Protocol):
+    """Where the answer goes."""
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """The status and headers are there; names are lower case, of repeated ones the last counts."""
+        ...
+
+    def on_data(self, data: bytes) -> None:
+        """A piece of the body is there."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """One connection to a node; at most one request at a time. Its user awaits `exchange`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport
+        self._sink: Sink | None = None
+        self._done: asyncio.Future[None] | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        self._stall_seconds = 0.0
+        self._heard = 0.0
+        self._paused = False
+        self.open = False
+        self.used = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport, self.open = transport, True  # type: ignore[assignment]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail the request in progress."""
+        self.open = False
+        self._fail(UpstreamFailed("the node closed the connection before the answer was whole"))
+
+    def eof_received(self) -> bool:
+        """Close: a node that stops sending has no more to say."""
+        return False
+
+    async def exchange(self, request: bytes, sink: Sink, stall_seconds: float | None) -> None:
+        """Send *request*, hand the answer to *sink*, and return when it is whole.
+
+        Raises UpstreamFailed when the connection breaks, UpstreamTimeout when nothing arrives for *stall_seconds*
+        (None: for as long as it takes). Cancelling closes the connection.
+        """
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: dict[bytes, bytes] = {}
+        self._head_bytes, self._in_head = 0, True
+        self._sink, self._done = sink, self._loop.create_future()
+        if stall_seconds is not None:
+            self._stall_seconds, self._heard = stall_seconds, self._loop.time()
+            self._stall = self._loop.call_later(stall_seconds, self._check_stall)
+        self._transport.write(request)
+        try:
+            await self._done
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            self._sink = self._done = None
+            self.used = True
+            if self._stall is not None:
+                self._stall.cancel()
+                self._stall = None
+
+    def abort(self) -> None:
+        """Close now, whatever is under way."""
+        if self.open:
+            self.open = False
+            self._transport.abort()
+
+    def pause(self) -> None:
+        """Stop reading: the reader at the other end is behind."""
+        if self.open and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.open and self._paused:
+            self._paused, self._heard = False, self._loop.time()
+            self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser."""
+        self._heard = self._loop.time()
+        if self._done is None:
+            self.abort()  # a node that speaks unasked is not to be trusted with the next request
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            self._fail(cause if isinstance(cause, UpstreamFailed) else UpstreamFailed(f"the relay failed: {cause!r}"))
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(UpstreamFailed(f"the node does not speak HTTP: {error}", code="upstream_malformed_response"))
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+            self._fail(UpstreamFailed("the node's headers are too large", code="upstream_malformed_response"))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """Hand the head on; informational answers are skipped."""
+        status = self._parser.get_status_code()
+        if status >= 200 and self._sink is not None:
+            self._in_head = False
+            self._sink.on_head(status, self._headers)
+
+    def on_body(self, data: bytes) -> None:
+        """Hand a piece on."""
+        if self._sink is not None:
+            self._sink.on_data(data)
+
+    def on_message_complete(self) -> None:
+        """The answer is whole."""
+        if self._parser.get_status_code() < 200:
+            self._headers = {}
+            return
+        if not self._parser.should_keep_alive():
+            self.open = False
+            self._transport.close()
+        if self._done is not None and not self._done.done():
+            self._done.set_result(None)
+
+    def _check_stall(self) -> None:
+        silent = 0.0 if self._paused else self._loop.time() - self._heard
+        if silent >= self._stall_seconds:
+            self._fail(UpstreamTimeout(f"the node sent nothing for {silent:.0f} s"))
+        else:
+            self._stall = self._loop.call_later(self._stall_seconds - silent, self._check_stall)
+
+    def _fail(self, error: UpstreamFailed | UpstreamTimeout) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(error)
+
+
+class Pool:
+    """Idle connections by node, and those in use, so that a node's can all be closed at once."""
+
+    def __init__(self, connect_seconds: float) -> None:
+        self._connect_seconds = connect_seconds
+        self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
+        self._busy: defaultdict[Address, set[Connection]] = defaultdict(set)
+
+    async def take(self, address: Address) -> Connection:
+        """Return an open connection to *address*. Raises UpstreamFailed."""
+        idle = self._idle[address]
+        while idle:
+            connection = idle.pop()
+            if connection.open:
+                self._busy[address].add(connection)
+                return connection
+        return await self.fresh(address)
+
+    async def fresh(self, address: Address) -> Connection:
+        """Return a new connection to *address*. Raises UpstreamFailed."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                _, connection = await loop.create_connection(lambda: Connection(loop), *address)
+        except TimeoutError:
+            raise UpstreamFailed(f"the node at {address[0]}:{address[1]} does not take connections") from None
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise UpstreamFailed(f"the node at {address[0]}:{address[1]} cannot be reached: {why}") from None
+        self._busy[address].add(connection)
+        return connection
+
+    def give_back(self, address: Address, connection: Connection) -> None:
+        """Keep *connection* for the next request, if it is still good."""
+        self._busy[address].discard(connection)
+        idle = self._idle[address]
+        if connection.open and len(idle) < MAX_IDLE_PER_NODE:
+            idle.append(connection)
+        else:
+            connection.abort()
+
+    def drop(self, address: Address) -> None:
+        """Close every connection to a node that is taken for dead; their requests fail at once."""
+        for connection in [*self._idle.pop(address, ()), *self._busy.pop(address, ())]:
+            connection.abort()
+
+    def close(self) -> None:
+        """Close everything."""
+        for address in {*self._idle, *self._busy}:
+            self.drop(address)

@@ -1,0 +1,86 @@
+"""`neuron.toml`: where to listen, where models are kept, what to load at the start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from cortex.core.config import load_toml
+from cortex.core.errors import ConfigError
+from cortex.core.model_spec import ModelSpec, check_spec
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class SimulatedDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A device that does not exist, for trying a fleet without GPUs; `kind` is always `simulated` in listings."""
+
+    name: str
+    memory_mb: Annotated[int, Meta(ge=1)]
+
+
+class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where model files come from and are kept."""
+
+    cache: str | None = None
+    hub_endpoint: str | None = None
+    offline: bool = False
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Bounds on waiting. Idle limits only: nothing ever limits the length of an answer."""
+
+    queue_depth: Annotated[int, Meta(ge=0)] = 64
+    load_seconds: Annotated[float, Meta(gt=0)] = 1800.0
+    drain_seconds: Annotated[float, Meta(ge=0)] = 30.0
+    heartbeat_seconds: Annotated[float, Meta(gt=0)] = 10.0
+
+
+class Harness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry of `[[harnesses]]`, the original's list of engines to offer."""
+
+    name: str
+
+
+class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file; every key has a default."""
+
+    name: str | None = None
+    host: str = "127.0.0.1"
+    port: Port = 13131
+    log: str = "info"
+    log_format: Literal["auto", "json", "text"] = "auto"
+    models: Models = Models()
+    limits: Limits = Limits()
+    harnesses: list[Harness] = []
+    default_models: list[ModelSpec] = []
+    simulated_devices: list[SimulatedDevice] = []
+
+    @property
+    def cache(self) -> Path:
+        """The directory that model files are kept in."""
+        return Path(self.models.cache).expanduser() if self.models.cache else default_cache(os.environ)
+
+
+def default_cache(env: Mapping[str, str]) -> Path:
+    """Return `$CORTEX_CACHE`, or `cortex` in the user's cache directory."""
+    if env.get("CORTEX_CACHE"):
+        return Path(env["CORTEX_CACHE"]).expanduser()
+    return Path(env.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cortex"
+
+
+def load_config(path: Path, env: Mapping[str, str]) -> NeuronConfig:
+    """Return the file at *path* after `NEURON_…` overrides from *env*. Raises ConfigError."""
+    config = load_toml(path, NeuronConfig, env=env, env_prefix="NEURON_")
+    seen: set[str] = set()
+    for index, spec in enumerate(config.default_models):
+        check_spec(spec, f"{path}: default_models[{index}]")
+        if spec.id in seen:
+            raise ConfigError(f"{path}: default_models[{index}]: {spec.id!r} is listed twice")
+        seen.add(spec.id)
+    return config

@@ -1,0 +1,209 @@
+"""Answer inference requests from a replica: one path, streamed or not; the whole answer is the collected stream.
+
+Every request leaves a trail under its id: started, prefill done, finished, each with the time it took, and each token
+at trace level.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from cortex.core.errors import BadRequest, CortexError
+from cortex.core.logging import TRACE, get_logger
+from cortex.neuron.metrics import Metrics
+from cortex.neuron.models import Models
+from cortex.neuron.replica import Replica
+from cortex.serving.event_stream import EventStream
+from cortex.serving.exchange import JSON, Exchange, Headers
+from cortex.wire.collect import Collector, usage_chunk
+from cortex.wire.engine_api import Chunk, Finished, Kind, Progress, Timings, Usage
+from cortex.wire.errors import DONE, openai_event
+from cortex.wire.openai import KINDS, Request, read_request
+from cortex.wire.sse import Trailer, data_event, encode_trailer, trailer_event
+
+log = get_logger(__name__)
+
+# A refusal by the engine (a prompt that is too long, a schema that is not one) comes sooner than this.
+PATIENCE_SECONDS = 0.5
+_CAPABILITY: dict[Kind, str] = {"chat": "chat", "completion": "completions", "embedding": "embeddings"}
+
+
+@dataclass(slots=True)
+class Trail:
+    """What is known of one generation so far; `note` is fed every event, `close` is called however it ends."""
+
+    request_id: str
+    replica: Replica
+    request: Request
+    metrics: Metrics
+    arrived: float = field(default_factory=time.perf_counter)
+    prompt_tokens: int | None = None
+    chunks: int = 0
+    first_chunk: float | None = None
+    finished: Finished | None = None
+
+    def note(self, event: Progress | Chunk | Finished) -> None:
+        """Take one event in."""
+        match event:
+            case Progress():
+                if self.prompt_tokens is None:
+                    self._started(event)
+            case Chunk():
+                self.chunks += 1
+                if self.first_chunk is None:
+                    self._prefill_done()
+                if log.enabled(TRACE):
+                    log.trace("token", request=self.request_id, index=self.chunks, chunk=event.data.decode())
+            case Finished():
+                self.finished = event
+
+    def elapsed(self) -> float:
+        """Return the seconds since the request arrived."""
+        return time.perf_counter() - self.arrived
+
+    def _started(self, progress: Progress) -> None:
+        self.prompt_tokens = progress.total
+        running = self.replica.running
+        log.info(
+            "generation_started",
+            request=self.request_id,
+            model=self.replica.spec.id,
+            kind=self.request.kind,
+            prompt_tokens=progress.total,
+            cached_tokens=progress.cached,
+            max_tokens=self.request.max_tokens,
+            sampling=self.request.sampling or {},
+            engine=self.replica.spec.engine_name,
+            devices=running.devices if running else [],
+            queue_seconds=self.elapsed(),
+        )
+
+    def _prefill_done(self) -> None:
+        self.first_chunk = time.perf_counter()
+        log.info("prefill_done", request=self.request_id, elapsed_seconds=self.elapsed())
+
+    def close(self, error: BaseException | None) -> None:
+        """Write the last line of the trail, and count."""
+        usage = self.finished.usage if self.finished else Usage(self.prompt_tokens or 0, self.chunks)
+        timings = self.finished.timings if self.finished else Timings()
+        reason = self.finished.reason if self.finished else "failed" if isinstance(error, Exception) else "aborted"
+        if self.first_chunk is not None:
+            decode_seconds = time.perf_counter() - self.first_chunk
+            log.info(
+                "decode_done", request=self.request_id, tokens=usage.completion_tokens, elapsed_seconds=decode_seconds
+            )
+        keys = {"error": str(error)} if isinstance(error, Exception) else {}
+        log.info(
+            "generation_finished",
+            request=self.request_id,
+            model=self.replica.spec.id,
+            reason=reason,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            queue_ms=timings.queue_ms,
+            prefill_ms=timings.prefill_ms,
+            decode_ms=timings.decode_ms,
+            total_seconds=self.elapsed(),
+            **keys,
+        )
+        self.metrics.finished(self.replica.spec.id, reason, usage, self.elapsed(), self.first_token_seconds)
+
+    @property
+    def first_token_seconds(self) -> float | None:
+        """Seconds from the request to the first token, if one came."""
+        return None if self.first_chunk is None else self.first_chunk - self.arrived
+
+
+class Generation:
+    """The handlers of the data path on a node."""
+
+    def __init__(self, models: Models, metrics: Metrics) -> None:
+        self._models, self._metrics = models, metrics
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Serve one request. Whatever is wrong with it is raised before the first byte goes out."""
+        exchange.require_json()
+        request = read_request(KINDS[exchange.path], exchange.body)
+        named = exchange.header(b"x-cortex-model")
+        replica = self._models.get(named.decode() if named else request.model)
+        _check_capability(replica, request)
+        headers: Headers = [(b"x-cortex-ignored", ", ".join(request.ignored).encode())] if request.ignored else []
+        trail = Trail(exchange.request_id, replica, request, self._metrics)
+        error: BaseException | None = None
+        try:
+            async with aclosing(replica.generate(request.kind, request.body, request.choices)) as events:
+                if request.stream:
+                    await self._stream(exchange, request, trail, events, headers)
+                else:
+                    await self._whole(exchange, request, trail, events, headers)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            trail.close(error)
+
+    async def _stream(
+        self,
+        exchange: Exchange,
+        request: Request,
+        trail: Trail,
+        events: AsyncGenerator[Progress | Chunk | Finished, None],
+        headers: Headers,
+    ) -> None:
+        last = b"{}"
+        with EventStream(exchange, headers=headers, patience_seconds=PATIENCE_SECONDS) as stream:
+            async for event in events:
+                trail.note(event)
+                if isinstance(event, Chunk):
+                    stream.write(data_event(last := event.data))
+                    exchange.last_words = _last_words
+                    await stream.writable()
+                elif isinstance(event, Finished):
+                    usage = data_event(usage_chunk(last, event.usage)) if request.include_usage else b""
+                    trailer = Trailer(event.usage, event.timings, event.reason)
+                    stream.write(usage + DONE + trailer_event(trailer))
+            stream.finish()
+
+    async def _whole(
+        self,
+        exchange: Exchange,
+        request: Request,
+        trail: Trail,
+        events: AsyncGenerator[Progress | Chunk | Finished, None],
+        headers: Headers,
+    ) -> None:
+        collector, answer = Collector(request.kind), b""
+        async for event in events:
+            trail.note(event)
+            if isinstance(event, Finished):
+                trailer = Trailer(event.usage, event.timings, event.reason)
+                headers.append((b"x-cortex-trailer", encode_trailer(trailer)))
+                answer = answer or collector.answer(event.usage)
+            elif isinstance(event, Chunk):
+                if request.kind == "embedding":
+                    answer = event.data
+                else:
+                    collector.add(event.data)
+        exchange.respond(200, answer, [JSON, *headers])
+
+
+def _last_words(error: CortexError) -> bytes:
+    """Return the end of a stream that failed on purpose: the error, and a trailer that says it is all there is."""
+    return openai_event(error) + trailer_event(Trailer(Usage(), Timings(), "error"))
+
+
+def _check_capability(replica: Replica, request: Request) -> None:
+    """Raise BadRequest if the replica cannot do what is asked."""
+    offered = replica.admit().info.capabilities
+    wanted = _CAPABILITY[request.kind]
+    if wanted not in offered:
+        raise BadRequest(
+            f"{replica.spec.id} does not offer {wanted}; it offers {', '.join(offered)}",
+            param="model",
+            code="capability_not_supported",
+        )
+    if request.has_images and "vision" not in offered:
+        raise BadRequest(f"{replica.spec.id} takes no images", param="messages", code="vision_unsupported")

@@ -1,0 +1,222 @@
+"""One loaded copy of a model: a state machine with one owner task, an engine process, and the queue at its door."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import anyio
+
+from cortex.core.errors import CortexError, EngineFailed, LoadFailed, ModelNotReady, Overloaded, ShuttingDown
+from cortex.core.logging import get_logger
+from cortex.core.model_spec import ModelSpec
+from cortex.fleet.fit import Wish
+from cortex.neuron.engine_process import EngineProcess
+from cortex.wire.engine_api import Chunk, Finished, Kind, Progress, ReplicaInfo
+from cortex.wire.node_api import LoadProgress, ModelInfo, ReplicaState
+
+log = get_logger(__name__)
+
+MAX_CRASHES, CRASH_WINDOW_SECONDS = 5, 600.0
+BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
+
+
+@dataclass(slots=True)
+class Running:
+    """A replica's engine process while it lives, and what it became."""
+
+    process: EngineProcess
+    info: ReplicaInfo
+    devices: list[int]
+
+
+Serve = Callable[[Running], Awaitable[None]]
+BringUp = Callable[["Replica", Serve], Awaitable[None]]
+"""`bring_up(replica, serve)` loads the model, awaits `serve(running)`, and ends the process; see `neuron.models`."""
+
+
+@dataclass(eq=False)
+class Replica:
+    """Owns its state; `run` is its one task. Everyone else reads, asks to `stop`, or generates through it."""
+
+    spec: ModelSpec
+    wish: Wish
+    queue_depth: int
+    clock: Callable[[], float] = time.monotonic
+    state: ReplicaState = "loading"
+    error: CortexError | None = None
+    progress: LoadProgress | None = None
+    running: Running | None = None
+    in_flight: int = 0
+    restarts: int = 0
+    load_seconds: float | None = None
+    process: EngineProcess | None = None
+    _started: float = 0.0
+    _crashes: list[float] = field(default_factory=list)
+    _settled: anyio.Event = field(default_factory=anyio.Event)
+    _stop: anyio.Event = field(default_factory=anyio.Event)
+    _idle: anyio.Event = field(default_factory=anyio.Event)
+    _gone: anyio.Event = field(default_factory=anyio.Event)
+
+    async def run(self, bring_up: BringUp) -> None:
+        """Bring the replica up, restart it when it crashes, and return once it was stopped or cannot be kept up."""
+        try:
+            while not self._stop.is_set():
+                self._started = self.clock()
+                try:
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(self._cancel_on_stop, tasks.cancel_scope)
+                        await bring_up(self, self._serve)
+                        tasks.cancel_scope.cancel()
+                except* CortexError as group:
+                    self.error = _first(group)
+                if self._stop.is_set() or not await self._may_restart():
+                    return
+        finally:
+            self.running = self.process = None
+            self.state = "unloaded" if self._stop.is_set() else "failed"
+            if self.state == "failed":
+                log.error("replica_failed", model=self.spec.id, error=str(self.error))
+            self._settled.set()
+            self._gone.set()
+
+    async def _cancel_on_stop(self, scope: anyio.CancelScope) -> None:
+        """Cut a load short when the replica is to stop; a serving replica drains first, on its own."""
+        await self._stop.wait()
+        if self.running is None:
+            scope.cancel()
+
+    async def _serve(self, running: Running) -> None:
+        """Be ready until the process dies or the replica is to stop."""
+        self.running, self.state, self.progress, self.error = running, "ready", None, None
+        self.load_seconds = self.clock() - self._started
+        self._settled.set()
+        log.info(
+            "replica_ready",
+            model=self.spec.id,
+            engine=running.info.engine,
+            devices=running.devices,
+            pid=running.process.pid,
+            context_tokens=running.info.context_tokens,
+            slots=running.info.slots,
+            load_seconds=self.load_seconds,
+        )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_first_of, self._stop, tasks.cancel_scope)
+            tasks.start_soon(_first_of, running.process.died, tasks.cancel_scope)
+        if not self._stop.is_set():
+            self.running = None
+            raise EngineFailed(running.process.reason or "the engine process is gone")
+        self.state = "draining"
+        while self.in_flight and not running.process.died.is_set():
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    async def _may_restart(self) -> bool:
+        """Wait before a restart; False if the failure was a refusal, or came too often."""
+        if not isinstance(self.error, EngineFailed) or not self._settled.is_set():
+            return False
+        now = self.clock()
+        self._crashes = [at for at in self._crashes if now - at < CRASH_WINDOW_SECONDS] + [now]
+        if len(self._crashes) > MAX_CRASHES:
+            seconds = f"{CRASH_WINDOW_SECONDS:.0f} s"
+            self.error = LoadFailed(f"crashed {len(self._crashes)} times within {seconds}: {self.error}")
+            return False
+        delay = min(BACKOFF_SECONDS * 2 ** (len(self._crashes) - 1), MAX_BACKOFF_SECONDS)
+        log.error("replica_crashed", model=self.spec.id, error=str(self.error), restart_in_seconds=delay)
+        self.state, self.restarts = "loading", self.restarts + 1
+        self.progress = LoadProgress("restarting")
+        with anyio.move_on_after(delay):
+            await self._stop.wait()
+        return True
+
+    async def settled(self) -> None:
+        """Wait until the first load has ended, well or badly. Raises what it failed of."""
+        await self._settled.wait()
+        if self.state == "failed" and self.error is not None:
+            raise self.error
+
+    async def stop(self, drain_seconds: float = math.inf) -> None:
+        """Drain for at most *drain_seconds*, unload, and return once the process is gone."""
+        self._stop.set()
+        if self.running is not None:
+            self.state = "draining"
+        with anyio.move_on_after(drain_seconds):
+            await self._gone.wait()
+            return
+        log.warning("drain_cut_short", model=self.spec.id, in_flight=self.in_flight)
+        if self.process is not None:
+            self.process.kill()
+        await self._gone.wait()
+
+    async def generate(
+        self, kind: Kind, body: bytes, choices: int
+    ) -> AsyncGenerator[Progress | Chunk | Finished, None]:
+        """Yield the engine's answer; closing this generator aborts it. Refuses at once what cannot be served now."""
+        running = self.admit()
+        self.in_flight += 1
+        try:
+            async with aclosing(running.process.generate(kind, body, choices)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self._idle.set()
+
+    def admit(self) -> Running:
+        """Return the live process if one more request may wait at its door. Raises what refuses it."""
+        if self.state == "draining":
+            raise ShuttingDown(f"{self.spec.id} is being unloaded", retry_after_seconds=2)
+        if self.running is None:
+            if self.state == "failed" and self.error is not None:
+                raise LoadFailed(f"{self.spec.id} is not loaded: {self.error}")
+            doing = "restarting" if self.restarts else "loading"
+            raise ModelNotReady(f"{self.spec.id} is {doing}")
+        if self.in_flight >= self.running.info.slots + self.queue_depth:
+            slots = self.running.info.slots
+            raise Overloaded(f"{self.spec.id} serves {slots} at once and {self.queue_depth} wait already")
+        return self.running
+
+    def describe(self, memory_bytes: int | None) -> ModelInfo:
+        """Return the replica as `/models` lists it."""
+        info = self.running.info if self.running else None
+        return ModelInfo(
+            id=self.spec.id,
+            engine=self.spec.engine_name,
+            harness=self.spec.engine_name,
+            engine_version=info.engine_version if info else "",
+            source=self.spec.source_name if self.spec.engine_name != "simulated" else "",
+            status=self.state,
+            devices=self.running.devices if self.running else [],
+            context_tokens=info.context_tokens if info else self.spec.context,
+            slots=info.slots if info else 0,
+            in_flight=min(self.in_flight, info.slots) if info else 0,
+            queued=max(0, self.in_flight - info.slots) if info else 0,
+            capabilities=list(info.capabilities) if info else [],
+            memory_bytes=memory_bytes,
+            vram_used_mb=None if memory_bytes is None else memory_bytes >> 20,
+            pid=self.running.process.pid if self.running else None,
+            simulated=self.spec.engine_name == "simulated",
+            progress=self.progress,
+            error=str(self.error) if self.error else None,
+            restarts=self.restarts,
+            load_seconds=self.load_seconds,
+            notes=list(info.notes) if info else [],
+        )
+
+
+async def _first_of(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+def _first(group: BaseExceptionGroup[CortexError]) -> CortexError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, CortexError)
+    return error

@@ -1,0 +1,81 @@
+"""A stream of server-sent events that begins within a moment and is never silent for longer than a second."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+
+from cortex.serving.exchange import EVENT_STREAM, Exchange, Headers
+from cortex.wire.errors import openai_event
+from cortex.wire.sse import KEEP_ALIVE
+
+
+class EventStream:
+    """The answer of *exchange* as events.
+
+    The head waits for the first event, so that a refusal can still be a clean status; after *patience_seconds* it goes
+    out with a comment, and from then on a comment fills every second in which nothing else was sent.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        *,
+        headers: Headers | None = None,
+        patience_seconds: float,
+        every_seconds: float = 1.0,
+        comment: Callable[[], bytes] = lambda: KEEP_ALIVE,
+    ) -> None:
+        self._exchange, self._comment = exchange, comment
+        self.headers: Headers = headers or []
+        self._patience, self._every = patience_seconds, every_seconds
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_write = 0.0
+
+    def __enter__(self) -> EventStream:
+        self._timer = self._loop.call_later(self._patience, self._pulse)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    @property
+    def opened(self) -> bool:
+        """Whether the head is out, so that a failure can no longer be a status."""
+        return self._exchange.started
+
+    def open(self) -> None:
+        """Send the head now."""
+        if not self._exchange.started:
+            self._exchange.last_words = openai_event
+            self._exchange.start(200, [*EVENT_STREAM, *self.headers])
+
+    def write(self, data: bytes) -> None:
+        """Send whole events; they may be several."""
+        self.open()
+        self._last_write = self._loop.time()
+        self._exchange.write(data)
+
+    async def writable(self) -> None:
+        """Wait for a slow reader."""
+        await self._exchange.writable()
+
+    def finish(self) -> None:
+        """End the stream."""
+        self.open()
+        self._exchange.finish()
+
+    def _pulse(self) -> None:
+        """Break a silence, and look again when the next one would be a second long."""
+        now = self._loop.time()
+        if self._exchange.finished:
+            return
+        if now - self._last_write >= self._every * 0.999:
+            self.write(self._comment())
+            now = self._last_write
+        self._timer = self._loop.call_at(self._last_write + self._every, self._pulse)

@@ -1,0 +1,400 @@
+"""The server side of a connection, under uvicorn's public `http=` setting.
+
+llhttp parses and validates; this class checks what llhttp lets pass, bounds sizes and waiting, reads the body whole,
+and hands the request to the data path's handler for its path or to the ASGI application for all else. A client that
+closes its side is gone: its handler is cancelled, within the same turn of the loop.
+
+Limits: a head of 64 KiB and 256 headers arrives within 5 s of its first byte; a body of 64 MiB arrives without a pause
+of 5 s, and not slower than 64 KiB/s after the first 30 s; an idle connection is kept 75 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import httptools
+
+from cortex.core.errors import (
+    BadRequest,
+    CortexError,
+    HeadersTooLarge,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    RequestError,
+    RequestTooSlow,
+    ShuttingDown,
+    UnsupportedMediaType,
+)
+from cortex.core.ids import request_id_from
+from cortex.core.logging import get_logger
+from cortex.serving.asgi import Application, run_asgi
+from cortex.serving.exchange import Exchange, Handler, Headers
+
+log = get_logger(__name__)
+
+MAX_BODY_BYTES = 64 << 20
+MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES = 64 << 10, 256, 16 << 10
+HEAD_SECONDS, BODY_IDLE_SECONDS, BODY_GRACE_SECONDS, KEEP_ALIVE_SECONDS = 5.0, 5.0, 30.0, 75.0
+BODY_BYTES_PER_SECOND = 64 << 10
+LINGER_SECONDS, STALLED_READER_SECONDS = 2.0, 120.0
+HIGH_WATER_BYTES = 128 << 10
+MAX_PIPELINED = 16
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is served: handlers of the data path by path (all POST), and an ASGI application for everything else."""
+
+    handlers: Mapping[str, Handler]
+    application: Application
+    draining: Callable[[], bool] = field(default=lambda: False)
+
+
+class _ExpectationFailed(RequestError):
+    status, code = 417, "expectation_failed"
+
+
+class _VersionNotSupported(RequestError):
+    status, code = 505, "http_version_not_supported"
+
+
+class HttpProtocol(asyncio.Protocol):
+    """One connection. Its owner is the transport; it owns one handler task at a time and cancels it when it is lost."""
+
+    site: ClassVar[Site]
+
+    def __init__(
+        self, config: Any, server_state: Any, app_state: Any, _loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        self._state, self._app_state = server_state, app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._parser = httptools.HttpRequestParser(self)
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: deque[Exchange] = deque()
+        self._current: Exchange | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+        self._peer: tuple[str, int] | None = None
+        self._closing = self._discarding = self._lost = False
+        self._in_head = False
+        self._head_bytes = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._target = b""
+        self._headers: Headers = []
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._body_started = 0.0
+        self._in_body = False
+        self._request: Exchange | None = None
+
+    # the connection ---------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection in."""
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        self._transport = transport  # type: ignore[assignment]
+        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        peer = transport.get_extra_info("peername")
+        self._peer = (peer[0], peer[1]) if isinstance(peer, tuple) else None
+        self._state.connections.add(self)
+        self._arm(KEEP_ALIVE_SECONDS, self._close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the handler: nobody waits for its answer any more."""
+        self._lost = True
+        self._state.connections.discard(self)
+        self._disarm()
+        if self._stalled is not None:
+            self._stalled.cancel()
+        if self._writable is not None and not self._writable.done():
+            self._writable.cancel()
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    def eof_received(self) -> bool:
+        """Take a closed sending side for a client that is gone: the two cannot be told apart without writing."""
+        return False
+
+    def shutdown(self) -> None:
+        """Close now if idle, else after the answer in progress; uvicorn calls this when it stops."""
+        self._closing = True
+        if self._current is None:
+            self._transport.close()
+        elif not self._current.started:
+            self._current.keep_alive = False
+
+    def pause_writing(self) -> None:
+        """Hold whoever writes until the reader has caught up; a reader that never does is let go."""
+        self._writable = self._loop.create_future()
+        self._stalled = self._loop.call_later(STALLED_READER_SECONDS, self._transport.abort)
+
+    def resume_writing(self) -> None:
+        """Let the writer go on."""
+        if self._stalled is not None:
+            self._stalled.cancel()
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    def send(self, data: bytes) -> None:
+        """Write *data* unless the client is gone."""
+        if not self._lost:
+            self._transport.write(data)
+
+    async def writable(self) -> None:
+        """Wait while the transport holds more than the high-water mark."""
+        if self._writable is not None:
+            await asyncio.shield(self._writable)
+
+    def when_writable(self, call: Callable[[], None]) -> bool:
+        """Return False if the reader keeps up; else call *call* once it has caught up, and return True."""
+        if self._writable is None:
+            return False
+        self._writable.add_done_callback(lambda future: None if future.cancelled() else call())
+        return True
+
+    def _arm(self, seconds: float, action: Callable[[], None]) -> None:
+        self._disarm()
+        self._timer = self._loop.call_later(seconds, action)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close(self) -> None:
+        if not self._lost:
+            self._transport.close()
+
+    # a request comes in -----------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; whatever is wrong with the bytes is answered once and ends the connection."""
+        if self._discarding:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+            if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+                raise HeadersTooLarge(f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
+        except CortexError as error:
+            self._refuse(error)
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, CortexError) else BadRequest("the request could not be parsed"))
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._refuse(BadRequest(f"not valid HTTP: {error}", code="malformed_http"))
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Read the request once more as one that does not ask for another protocol. Source: RFC 9110 section 7.8."""
+        kept = [(k, v) for k, v in self._headers if k not in (b"upgrade", b"http2-settings")]
+        plain = [(k, b"close" if k == b"connection" else v) for k, v in kept]
+        head = b"%b %b HTTP/1.1\r\n" % (self._parser.get_method(), self._target)
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(head + b"".join(b"%b: %b\r\n" % pair for pair in plain) + b"\r\n" + rest)
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._begin()
+        self._in_head, self._head_bytes = True, 0
+        if self._current is None:
+            self._arm(HEAD_SECONDS, self._too_slow)
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the request target."""
+        self._target += url
+        if len(self._target) > MAX_TARGET_BYTES:
+            raise HeadersTooLarge(f"the request target is longer than {MAX_TARGET_BYTES} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        self._headers.append((name.lower(), value))
+        if len(self._headers) > MAX_HEADERS:
+            if self._in_head:
+                raise HeadersTooLarge(f"the request has more than {MAX_HEADERS} headers")
+            raise BadRequest("the request has too many trailers")
+
+    def on_headers_complete(self) -> None:
+        """Check the framing before any byte of the body is read."""
+        self._in_head = False
+        self._check_framing()
+        self._in_body, self._body_started = True, self._loop.time()
+        if self._current is None:
+            self._arm(BODY_IDLE_SECONDS, self._too_slow)
+            if self._header(b"expect") is not None:
+                self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        self._body.append(data)
+        self._body_bytes += len(data)
+        if self._body_bytes > MAX_BODY_BYTES:
+            raise PayloadTooLarge(MAX_BODY_BYTES)
+        if self._current is None:
+            self._arm(BODY_IDLE_SECONDS, self._too_slow)
+            allowed = BODY_GRACE_SECONDS + self._body_bytes / BODY_BYTES_PER_SECOND
+            if self._loop.time() - self._body_started > allowed:
+                raise RequestTooSlow("the request's body arrives too slowly")
+
+    def on_message_complete(self) -> None:
+        """Serve the request, or queue it behind the one being served."""
+        if self._parser.should_upgrade():
+            return  # the parser stops here, and `_ignore_upgrade` takes over
+        self._in_body = False
+        self._disarm()
+        exchange = self._exchange()
+        self._begin()
+        if self._current is None:
+            self._serve(exchange)
+        else:
+            self._waiting.append(exchange)
+            if len(self._waiting) >= MAX_PIPELINED:
+                self._transport.pause_reading()
+
+    def _exchange(self) -> Exchange:
+        try:
+            url = httptools.parse_url(self._target)
+        except httptools.HttpParserInvalidURLError:
+            raise BadRequest("the request target is not a URL") from None
+        path = (url.path or b"/").decode("latin-1")
+        return Exchange(
+            wire=self,
+            method=self._parser.get_method().decode("ascii"),
+            path="/" + path.lstrip("/") if path.startswith("//") else path,
+            query=url.query or b"",
+            headers=self._headers,
+            body=b"".join(self._body) if len(self._body) != 1 else self._body[0],
+            request_id=self._request_id(),
+            http_11=self._parser.get_http_version() == "1.1",
+            keep_alive=self._parser.should_keep_alive() and not self._closing,
+            peer=self._peer,
+        )
+
+    def _header(self, name: bytes) -> bytes | None:
+        return next((value for key, value in self._headers if key == name), None)
+
+    def _request_id(self) -> str:
+        offered = self._header(b"x-request-id")
+        return request_id_from(offered.decode("latin-1") if offered else None)
+
+    def _check_framing(self) -> None:
+        """Refuse what llhttp lets pass. Source: RFC 9112 sections 3.2, 6.1, 6.3; RFC 9110 section 10.1.1."""
+        if self._parser.get_http_version() not in ("1.0", "1.1"):
+            raise _VersionNotSupported("only HTTP/1.1 is spoken here")
+        if self._parser.get_method() == b"CONNECT":
+            raise MethodNotAllowed("CONNECT is not offered")
+        values: dict[bytes, list[bytes]] = {}
+        for name, value in self._headers:
+            values.setdefault(name, []).append(value)
+        hosts = values.get(b"host", ())
+        if len(hosts) > 1 or (not hosts and self._parser.get_http_version() == "1.1"):
+            raise BadRequest("expected exactly one Host header")
+        lengths, codings = values.get(b"content-length", ()), values.get(b"transfer-encoding", ())
+        if len(lengths) > 1 or (lengths and codings):
+            raise BadRequest("expected one Content-Length or one Transfer-Encoding")
+        if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
+            raise BadRequest("transfer-encoding: only chunked is supported")
+        if lengths:
+            if not lengths[0].isdigit():
+                raise BadRequest("content-length: not a number")
+            if len(lengths[0]) > 12 or int(lengths[0]) > MAX_BODY_BYTES:
+                raise PayloadTooLarge(MAX_BODY_BYTES)
+        if any(coding.strip().lower() != b"identity" for coding in values.get(b"content-encoding", ())):
+            raise UnsupportedMediaType("content-encoding: only identity is supported")
+        if any(expected.strip().lower() != b"100-continue" for expected in values.get(b"expect", ())):
+            raise _ExpectationFailed("expect: only 100-continue is supported")
+
+    def _too_slow(self) -> None:
+        self._refuse(RequestTooSlow("the request's head or body stopped arriving"))
+
+    def _refuse(self, error: CortexError) -> None:
+        """Answer *error* and close, reading on for a moment so that the answer is not lost to a reset."""
+        self._discarding = True
+        if self._current is not None:
+            self._closing = True  # the request before this one is still being answered
+            return
+        log.debug("request_refused", status=error.status, error=str(error), peer=self._peer)
+        refused = self._current = Exchange(self, "POST", "", b"", [], b"", self._request_id(), keep_alive=False)
+        refused.fail(error)
+
+    # the answer goes out ----------------------------------------------------------------------------------------------
+
+    def _serve(self, exchange: Exchange) -> None:
+        self._current = exchange
+        self._state.total_requests += 1
+        # This connection owns the task: it is cancelled when the client goes, and uvicorn waits for it when it stops.
+        self._task = self._loop.create_task(self._handle(exchange))
+        self._state.tasks.add(self._task)
+        self._task.add_done_callback(self._state.tasks.discard)
+
+    async def _handle(self, exchange: Exchange) -> None:
+        """Run the handler; this is the request boundary, where whatever went wrong becomes an answer."""
+        try:
+            if self._closing or self.site.draining():
+                exchange.keep_alive = False
+            handler = self.site.handlers.get(exchange.path) if exchange.method == "POST" else None
+            if handler is None:
+                if exchange.method not in _METHODS:
+                    raise MethodNotAllowed(f"{exchange.method} is not offered")
+                await run_asgi(self.site.application, exchange, self._app_state)
+            elif self.site.draining():
+                raise ShuttingDown("the server is shutting down")
+            else:
+                await handler(exchange)
+            exchange.finish()
+        except CortexError as error:
+            self._fail(exchange, error)
+        except Exception as error:
+            log.error("request_crashed", request=exchange.request_id, path=exchange.path, exc_info=error)
+            self._fail(exchange, CortexError("internal error; the log has the request id"))
+        except asyncio.CancelledError:
+            if not self._lost:
+                self._fail(exchange, ShuttingDown("the server is shutting down"))
+            raise
+
+    def _fail(self, exchange: Exchange, error: CortexError) -> None:
+        if self._lost or exchange.finished:
+            return
+        exchange.keep_alive = False
+        if not exchange.started:
+            exchange.fail(error)
+        elif exchange.last_words is not None:
+            exchange.write(exchange.last_words(error))
+            exchange.finish()
+        else:
+            self._transport.abort()
+
+    def complete(self, *, reusable: bool) -> None:
+        """Go on to the next request, wait for one, or close."""
+        self._current = None
+        if self._lost:
+            return
+        if self._waiting and reusable:
+            self._transport.resume_reading()
+            self._serve(self._waiting.popleft())
+        elif reusable and not self._closing and not self._discarding:
+            self._arm(KEEP_ALIVE_SECONDS, self._close)
+        elif self._discarding:
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+            self._arm(LINGER_SECONDS, self._close)
+        else:
+            self._transport.close()
+
+
+def protocol_for(site: Site) -> type[HttpProtocol]:
+    """Return the protocol class that serves *site*; uvicorn makes one instance a connection."""
+    return type("SiteProtocol", (HttpProtocol,), {"site": site})

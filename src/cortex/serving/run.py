@@ -1,0 +1,111 @@
+"""Run sites until told to stop: bind first, serve, drain on the first signal, leave at once on the second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import uvicorn
+
+from cortex.core.errors import ConfigError
+from cortex.core.logging import get_logger
+from cortex.serving.protocol import Site, protocol_for
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A bound socket and what is served on it."""
+
+    socket: socket.socket
+    site: Site
+
+    @property
+    def address(self) -> str:
+        """The address as a client would write it."""
+        host, port = self.socket.getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_address(text: str, key: str) -> tuple[str, int]:
+    """Return host and port of `host:port`. Raises ConfigError naming *key*."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"{key} = {text!r}: expected host:port, such as 127.0.0.1:31313")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def bind(host: str, port: int, key: str) -> socket.socket:
+    """Return a listening socket. Raises ConfigError that says what to do when the address is taken or not ours."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, proto)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(2048)
+    except OSError as error:
+        reason = f"{key}: cannot listen on {host}:{port}: {error.strerror or error}"
+        raise ConfigError(f"{reason}; is another one running? Choose another port with {key}") from None
+    bound.setblocking(False)
+    return bound
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves signals to `serve`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+async def serve(listeners: Sequence[Listener], *, grace_seconds: float) -> None:
+    """Serve all *listeners* until SIGTERM or SIGINT, then drain; the first one's lifespan spans the others."""
+    servers = [_server(listener, grace_seconds, lifespan=index == 0) for index, listener in enumerate(listeners)]
+
+    def stop(name: str) -> None:
+        again = servers[0].should_exit
+        log.info("stop_requested", signal=name, grace_seconds=0.0 if again else grace_seconds)
+        for server in servers:
+            server.force_exit = server.force_exit or again
+            server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for sig in signals:
+        loop.add_signal_handler(sig, stop, sig.name)
+    try:
+        async with anyio.create_task_group() as tasks:
+            for server, listener in zip(servers[1:], listeners[1:], strict=True):
+                tasks.start_soon(server.serve, [listener.socket])
+            await servers[0].serve([listeners[0].socket])
+            for server in servers[1:]:
+                server.should_exit = True
+    finally:
+        for sig in signals:
+            loop.remove_signal_handler(sig)
+
+
+def _server(listener: Listener, grace_seconds: float, *, lifespan: bool) -> uvicorn.Server:
+    settings: dict[str, Any] = {"log_config": None, "access_log": False, "proxy_headers": False, "ws": "none"}
+    return _Server(
+        uvicorn.Config(
+            listener.site.application,
+            http=protocol_for(listener.site),
+            lifespan="on" if lifespan else "off",
+            timeout_graceful_shutdown=max(1, round(grace_seconds)),
+            interface="asgi3",
+            **settings,
+        )
+    )
+
+
+def run(listeners: Sequence[Listener], *, grace_seconds: float) -> None:
+    """Run `serve` on a fresh uvloop; the process's exit status is 0 after a signal."""
+    anyio.run(lambda: serve(listeners, grace_seconds=grace_seconds), backend_options={"use_uvloop": True})

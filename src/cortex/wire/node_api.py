@@ -1,0 +1,149 @@
+"""The HTTP API of a node: the shapes that `neuron` serves and `cortex` reads. Paths and keys are the original's.
+
+Unknown keys are ignored when reading, so that a gateway and a neuron of different versions understand each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+ReplicaState = Literal["loading", "ready", "draining", "failed", "unloaded"]
+ActivationState = Literal["pre_warming", "ready", "draining"]
+
+
+class DeviceInfo(msgspec.Struct, kw_only=True):
+    """A device of the node, as `/discovery` lists it: what does not change while the node runs."""
+
+    index: int
+    name: str
+    kind: str
+    memory_total_bytes: int
+    vram_total_mb: int = 0
+    uuid: str | None = None
+    driver: str | None = None
+    compute_capability: str | None = None
+    ordinal: int = 0
+
+
+class Discovery(msgspec.Struct, kw_only=True):
+    """`GET /discovery`."""
+
+    hostname: str
+    os: str
+    kernel: str
+    boot_id: str
+    version: str
+    devices: list[DeviceInfo]
+    engines: list[str]
+    driver_version: str | None = None
+    cuda_version: str | None = None
+    harnesses: list[str] = []
+    warnings: list[str] = []
+
+
+class DeviceHealth(msgspec.Struct, kw_only=True):
+    """The last reading of a device; None where the device does not tell."""
+
+    index: int
+    memory_used_bytes: int
+    memory_free_bytes: int
+    vram_used_mb: int = 0
+    vram_free_mb: int = 0
+    utilization_pct: float | None = None
+    temp_c: float | None = None
+
+
+class FailedModel(msgspec.Struct):
+    """A model that did not come up, and why."""
+
+    model_id: str
+    error: str
+
+
+class Activation(msgspec.Struct, kw_only=True):
+    """How far the preload of `default_models` is."""
+
+    state: ActivationState
+    pending: list[str] = []
+    in_progress: str | None = None
+    completed: list[str] = []
+    failed: list[FailedModel] = []
+
+
+class LoadProgress(msgspec.Struct):
+    """How far a load is: *percent* of *stage*, None when it cannot be told."""
+
+    stage: str
+    percent: float | None = None
+
+
+class ModelInfo(msgspec.Struct, kw_only=True):
+    """A model on the node, as `/models` lists it."""
+
+    id: str
+    engine: str
+    status: ReplicaState
+    harness: str = ""
+    engine_version: str = ""
+    source: str = ""
+    devices: list[int] = []
+    context_tokens: int | None = None
+    slots: int = 0
+    in_flight: int = 0
+    queued: int = 0
+    capabilities: list[str] = []
+    memory_bytes: int | None = None
+    vram_used_mb: int | None = None
+    pid: int | None = None
+    simulated: bool = False
+    progress: LoadProgress | None = None
+    error: str | None = None
+    restarts: int = 0
+    load_seconds: float | None = None
+    notes: list[str] = []
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """`GET /health`."""
+
+    status: str
+    boot_id: str
+    uptime_secs: float
+    readings_age_seconds: float
+    devices: list[DeviceHealth]
+    activation: Activation
+    models: list[ModelInfo]
+
+
+class LoadRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`POST /models/load`: a model spec; `model_id`, `harness` and a device list are the original's spelling."""
+
+    id: str | None = None
+    model_id: str | None = None
+    source: str | None = None
+    engine: str | None = None
+    harness: str | None = None
+    quant: str | None = None
+    context: int | None = None
+    tensor_parallel: int | None = None
+    devices: int | list[int] | Literal["auto"] = "auto"
+    vram_mb: int | None = None
+    options: dict[str, Any] = {}
+
+
+class UnloadRequest(msgspec.Struct, kw_only=True):
+    """`POST /models/unload`."""
+
+    model_id: str | None = None
+    id: str | None = None
+
+
+class Version(msgspec.Struct, kw_only=True):
+    """`GET /version`."""
+
+    package_version: str
+    python: str
+    platform: str
+    engines: list[str]
