@@ -12,6 +12,7 @@ CortexError
     ├── LoadFailed              a load ended without a replica; repeating it will not help
     ├── EngineFailed            the engine process died or broke its protocol
     ├── UpstreamFailed          a node broke the connection or answered nonsense
+    ├── UpstreamTimeout         a node was silent for longer than the idle limit
     └── ShuttingDown
 """
 

@@ -23,11 +23,11 @@ class LevelFilter:
         self.default = LEVELS["info"]
         self.by_name: dict[str, int] = {}
         for part in filter(None, (p.strip() for p in text.split(","))):
-            name, equals, level = part.rpartition("=")
+            name, equals, level = (piece.strip() for piece in part.rpartition("="))
             if level.lower() not in LEVELS:
                 raise ConfigError(f"log filter {text!r}: {level!r} is not a level; use one of {', '.join(LEVELS)}")
             if equals:
-                self.by_name[name.strip()] = LEVELS[level.lower()]
+                self.by_name[name] = LEVELS[level.lower()]
             else:
                 self.default = LEVELS[level.lower()]
 

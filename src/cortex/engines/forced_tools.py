@@ -63,13 +63,32 @@ def forced_call(fields: dict[str, Any]) -> ForcedCall | None:
         return None
     if fields.get("logprobs"):
         raise BadRequest("logprobs: not offered together with a forced tool_choice", param="logprobs")
-    functions = {
-        tool["function"]["name"]: tool["function"].get("parameters") or {"type": "object"} for tool in fields["tools"]
+    functions: dict[str, dict[str, Any]] = {
+        tool["function"]["name"]: closed(tool["function"].get("parameters") or {"type": "object"})
+        for tool in fields["tools"]
     }
     if isinstance(choice, dict):
         functions = {choice["function"]["name"]: functions[choice["function"]["name"]]}
     sampling = {name: value for name, value in fields.items() if name not in _NOT_SAMPLING}
     return ForcedCall(functions, sampling)
+
+
+def closed(schema: Any) -> Any:
+    """Return *schema* with every object that lists its properties closed to others, unless it says itself.
+
+    What the closed schema allows, the client's allows too; and a small model that may invent properties never ends.
+    """
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {
+        key: value if key in ("enum", "const", "default", "examples") else closed(value)
+        for key, value in schema.items()
+    }
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        inner.setdefault("additionalProperties", False)
+    return inner
 
 
 def _any_of(functions: dict[str, dict[str, Any]]) -> dict[str, Any]:

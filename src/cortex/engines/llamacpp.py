@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,10 @@ DEFAULT_CONTEXT_TOKENS = 8192
 # A prefill step is what an abort waits for. On a CPU larger batches gain nothing (measured: 134 tok/s at 128 and 2048).
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 128, 2048
 ALL_LAYERS = 999
+
+
+# An embedding's input that is too long has no error type of its own.
+_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process.*current batch size: (\d+)")
 
 
 class EngineError(Exception):
@@ -285,16 +290,16 @@ class LlamaCpp:
     async def _embed(self, request: Generate) -> AsyncGenerator[Event, None]:
         if not self._embeds:
             raise unsupported("embeddings (set options = { embeddings = true } in its spec)", self._model)
-        call = _Call(self._server.handle_embeddings, request.body, self._threads)
-        answer = b""
+        loop = asyncio.get_running_loop()
+        done = loop.run_in_executor(self._threads, self._server.handle_embeddings, request.body)
         try:
-            async for data in call:
-                answer = data
+            answer = await asyncio.shield(done)
         except ValueError as error:
             raise BadRequest(_first_line(error)) from None
         finally:
-            await call.stop()
-        value = decode_any(answer)
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([done])  # it cannot be stopped, and its slot is free only when it is over
+        value = decode_any(answer) if isinstance(answer, bytes) else answer
         if "error" in value:
             raise _fault(msgspec.convert(value["error"], _Fault))
         tokens = value.get("usage", {}).get("prompt_tokens", 0)
@@ -332,6 +337,8 @@ class LlamaCpp:
 def _fault(fault: _Fault) -> Exception:
     if fault.type == "exceed_context_size_error":
         return ContextLengthExceeded(fault.n_prompt_tokens, fault.n_ctx)
+    if (too_long := _TOO_LONG.match(fault.message)) is not None:
+        return ContextLengthExceeded(int(too_long[1]), int(too_long[2]))
     if 400 <= fault.code < 500:
         return BadRequest(fault.message)
     return EngineError(fault.message)
@@ -401,7 +408,7 @@ def _params(spec: EngineSpec, header: gguf.GgufHeader, context: int, slots: int,
     params.verbosity = 0
     params.embedding = _embeds(spec, header)
     if params.embedding:
-        params.n_batch = params.n_ubatch = max(params.n_batch, min(context, 2048))
+        params.n_batch = params.n_ubatch = context  # an embedding is computed in one step
         if header.pooling_type is None:
             params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     _place(params, spec.devices, on_gpu)

@@ -47,9 +47,13 @@ def bind(host: str, port: int, key: str) -> socket.socket:
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, proto)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen(2048)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            bound.listen(2048)
+        except OSError:
+            bound.close()
+            raise
     except OSError as error:
         reason = f"{key}: cannot listen on {host}:{port}: {error.strerror or error}"
         raise ConfigError(f"{reason}; is another one running? Choose another port with {key}") from None
