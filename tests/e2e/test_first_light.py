@@ -165,7 +165,9 @@ def test_a_forced_tool_call_is_a_tool_call(client: openai.OpenAI) -> None:
 
 def test_completions_and_embeddings_answer(client: openai.OpenAI) -> None:
     completion = client.completions.create(model="demo", prompt="Two plus two is", max_tokens=3, temperature=0)
-    pieces = list(client.completions.create(model="demo", prompt="Two plus two is", max_tokens=3, temperature=0, stream=True))
+    pieces = list(
+        client.completions.create(model="demo", prompt="Two plus two is", max_tokens=3, temperature=0, stream=True)
+    )
     vectors = client.embeddings.create(model="embedder", input=["a red apple", "a green apple", "tax law"]).data
 
     assert completion.choices[0].text == "".join(piece.choices[0].text for piece in pieces)
@@ -245,7 +247,12 @@ def test_the_log_tells_where_the_time_went(gateway: Daemon, neuron: Daemon, clie
     )
 
     trail = [line for line in neuron.log() if line.get("request") == "trail-1"]
-    assert [line["event"] for line in trail] == ["generation_started", "prefill_done", "decode_done", "generation_finished"]
+    assert [line["event"] for line in trail] == [
+        "generation_started",
+        "prefill_done",
+        "decode_done",
+        "generation_finished",
+    ]
     assert trail[0]["prompt_tokens"] > 0
     assert trail[-1]["completion_tokens"] == 3
     last = next(line for line in gateway.events("request_finished") if line["request"] == "trail-1")
@@ -271,7 +278,9 @@ def test_the_node_tells_of_itself(neuron: Daemon) -> None:
     assert health["devices"][-1]["memory_free_bytes"] > 0
     real = next(model for model in health["models"] if model["id"] == "org/smol")
     assert real["memory_bytes"] > 90 << 20
-    tokens = httpx2.post(neuron.url + "/tokenize", json={"model": "org/smol", "content": "hello world"}, trust_env=False)
+    tokens = httpx2.post(
+        neuron.url + "/tokenize", json={"model": "org/smol", "content": "hello world"}, trust_env=False
+    )
     assert tokens.json()["count"] == len(tokens.json()["tokens"]) == 2
     assert neuron.get("/models/org/smol/endpoint")["url"] == neuron.url
     assert neuron.get("/version")["package_version"]

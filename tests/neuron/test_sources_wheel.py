@@ -245,6 +245,14 @@ def test_pips_progress_is_passed_on_and_its_last_words_are_kept(
     assert told == [("download", 5, 10), ("download", 10, 10)]
 
 
+@pytest.mark.parametrize(
+    ("pip", "kind"),
+    [("23.2.1", "off"), ("24.0", "off"), ("24.1", "raw"), ("24.1b1", "raw"), ("26", "raw"), ("26.3", "raw")],
+)
+def test_a_pip_that_cannot_tell_its_progress_is_not_asked_to(pip: str, kind: str) -> None:
+    assert wheel.progress_bar(pip) == kind
+
+
 def test_a_cancel_ends_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pip that would take a minute is gone at once."""
     script = tmp_path / "slow"

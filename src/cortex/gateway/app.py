@@ -28,7 +28,7 @@ from cortex.gateway.relay import Relay
 from cortex.gateway.upstream import Pool
 from cortex.serving.application import error_handlers, json_response
 from cortex.serving.exchange import Exchange
-from cortex.serving.protocol import Site
+from cortex.serving.protocol import Drain, Site
 from cortex.serving.run import Listener, bind, parse_address, run
 from cortex.wire.openai import KINDS
 
@@ -47,6 +47,7 @@ class CortexGateway:
         self._pool = Pool(config.limits.connect_seconds)
         self._client = httpx2.AsyncClient(timeout=config.limits.poll_timeout_seconds, trust_env=False)
         self.poller = Poller(config.neurons, config.limits, self._client, self._pool.drop)
+        self.drain = Drain()
         self.inference: Inference
 
     @asynccontextmanager
@@ -88,7 +89,7 @@ class CortexGateway:
 
     async def health(self, _: Request) -> Response:
         """`GET /health` and `GET /`."""
-        return json_response(health(self.poller.view))
+        return json_response(health(self.poller.view, draining=self.drain.begun))
 
     async def prometheus(self, _: Request) -> Response:
         """`GET /metrics`."""
@@ -119,7 +120,7 @@ def listeners_for(config: GatewayConfig, catalogue: Catalogue) -> Sequence[Liste
         exception_handlers=error_handlers(),
     )
     return [
-        Listener(api, Site(dict.fromkeys(KINDS, gateway.infer), gateway.application())),
+        Listener(api, Site(dict.fromkeys(KINDS, gateway.infer), gateway.application(), gateway.drain)),
         Listener(metrics, Site({}, metrics_only)),
     ]
 

@@ -46,11 +46,11 @@ def describe_model(name: str, spec: ModelSpec | None, view: FleetView, created: 
     return entry
 
 
-def health(view: FleetView) -> dict[str, Any]:
-    """Return `/health`: ok while at least one node answers."""
+def health(view: FleetView, *, draining: bool = False) -> dict[str, Any]:
+    """Return `/health`: ok while at least one node answers, draining once the gateway is on its way out."""
     healthy = sum(node.healthy for node in view.nodes)
     return {
-        "status": "ok" if healthy else "degraded",
+        "status": "draining" if draining else "ok" if healthy else "degraded",
         "nodes": {"healthy": healthy, "total": len(view.nodes)},
         "details": [
             {

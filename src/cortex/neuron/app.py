@@ -25,7 +25,7 @@ from cortex.neuron.metrics import Metrics
 from cortex.neuron.models import Models
 from cortex.neuron.readings import Readings
 from cortex.neuron.routes import NodeRoutes
-from cortex.serving.protocol import Site
+from cortex.serving.protocol import Drain, Site
 from cortex.serving.run import Listener, bind, run
 from cortex.wire.node_api import Discovery, Health
 from cortex.wire.openai import KINDS
@@ -40,7 +40,7 @@ class Neuron:
         self.config = config
         self.boot_id = secrets.token_hex(8)
         self.engines = installed_engines(config)
-        self.draining = False
+        self.drain = Drain()
         self._born = time.monotonic()
         probes = all_probes(config.simulated_devices)
         self.discovery: Discovery = discover(
@@ -80,7 +80,7 @@ class Neuron:
         """Return the node's state from cached readings; nothing here touches a device."""
         activation = self.preload.state
         return Health(
-            status="draining" if self.draining else activation.state,
+            status="draining" if self.drain.begun else activation.state,
             boot_id=self.boot_id,
             uptime_secs=round(time.monotonic() - self._born, 3),
             readings_age_seconds=round(self.readings.age_seconds(time.monotonic()), 3),
@@ -111,7 +111,7 @@ def listeners_for(config: NeuronConfig) -> Sequence[Listener]:
     async def generate(exchange: object) -> None:
         await Generation(neuron.models, neuron.metrics)(exchange)  # type: ignore[arg-type]
 
-    site = Site(dict.fromkeys(KINDS, generate), application, lambda: neuron.draining)
+    site = Site(dict.fromkeys(KINDS, generate), application, neuron.drain)
     return [Listener(bound, site)]
 
 

@@ -117,7 +117,7 @@ class Replica:
 
     async def _may_restart(self) -> bool:
         """Wait before a restart; False if the failure was a refusal, or came too often."""
-        if not isinstance(self.error, EngineFailed) or not self._settled.is_set():
+        if not isinstance(self.error, EngineFailed) or self.load_seconds is None:
             return False
         now = self.clock()
         self._crashes = [at for at in self._crashes if now - at < CRASH_WINDOW_SECONDS] + [now]
@@ -127,14 +127,14 @@ class Replica:
             return False
         delay = min(BACKOFF_SECONDS * 2 ** (len(self._crashes) - 1), MAX_BACKOFF_SECONDS)
         log.error("replica_crashed", model=self.spec.id, error=str(self.error), restart_in_seconds=delay)
-        self.state, self.restarts = "loading", self.restarts + 1
+        self.state, self.restarts, self._settled = "loading", self.restarts + 1, anyio.Event()
         self.progress = LoadProgress("restarting")
         with anyio.move_on_after(delay):
             await self._stop.wait()
         return True
 
     async def settled(self) -> None:
-        """Wait until the first load has ended, well or badly. Raises what it failed of."""
+        """Wait until the load in progress has ended, well or badly. Raises what it failed of."""
         await self._settled.wait()
         if self.state == "failed" and self.error is not None:
             raise self.error

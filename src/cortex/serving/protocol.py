@@ -46,13 +46,20 @@ MAX_PIPELINED = 16
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
+@dataclass(slots=True)
+class Drain:
+    """Whether the process is on its way out: what is under way goes on, health is still told, nothing new begins."""
+
+    begun: bool = False
+
+
 @dataclass(frozen=True)
 class Site:
     """What is served: handlers of the data path by path (all POST), and an ASGI application for everything else."""
 
     handlers: Mapping[str, Handler]
     application: Application
-    draining: Callable[[], bool] = field(default=lambda: False)
+    drain: Drain = field(default_factory=Drain)
 
 
 class _ExpectationFailed(RequestError):
@@ -343,14 +350,14 @@ class HttpProtocol(asyncio.Protocol):
     async def _handle(self, exchange: Exchange) -> None:
         """Run the handler; this is the request boundary, where whatever went wrong becomes an answer."""
         try:
-            if self._closing or self.site.draining():
+            if self._closing or self.site.drain.begun:
                 exchange.keep_alive = False
             handler = self.site.handlers.get(exchange.path) if exchange.method == "POST" else None
             if handler is None:
                 if exchange.method not in _METHODS:
                     raise MethodNotAllowed(f"{exchange.method} is not offered")
                 await run_asgi(self.site.application, exchange, self._app_state)
-            elif self.site.draining():
+            elif self.site.drain.begun:
                 raise ShuttingDown("the server is shutting down")
             else:
                 await handler(exchange)

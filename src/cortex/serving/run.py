@@ -20,6 +20,9 @@ from cortex.serving.protocol import Site, protocol_for
 log = get_logger(__name__)
 
 
+TICK_SECONDS = 0.05
+
+
 @dataclass(frozen=True)
 class Listener:
     """A bound socket and what is served on it."""
@@ -70,15 +73,17 @@ class _Server(uvicorn.Server):
 
 
 async def serve(listeners: Sequence[Listener], *, grace_seconds: float) -> None:
-    """Serve all *listeners* until SIGTERM or SIGINT, then drain; the first one's lifespan spans the others."""
-    servers = [_server(listener, grace_seconds, lifespan=index == 0) for index, listener in enumerate(listeners)]
+    """Serve all *listeners* until SIGTERM or SIGINT, then drain; the first one's lifespan spans the others.
+
+    While it drains, the process still listens and tells its health, so that nobody takes it for dead; what has not
+    ended after *grace_seconds*, or at a second signal, is cut short with an error.
+    """
+    servers = [_server(listener, lifespan=index == 0) for index, listener in enumerate(listeners)]
+    asked, again = anyio.Event(), anyio.Event()
 
     def stop(name: str) -> None:
-        again = servers[0].should_exit
-        log.info("stop_requested", signal=name, grace_seconds=0.0 if again else grace_seconds)
-        for server in servers:
-            server.force_exit = server.force_exit or again
-            server.should_exit = True
+        log.info("stop_requested", signal=name, again=asked.is_set(), grace_seconds=grace_seconds)
+        (again if asked.is_set() else asked).set()
 
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -88,22 +93,45 @@ async def serve(listeners: Sequence[Listener], *, grace_seconds: float) -> None:
         async with anyio.create_task_group() as tasks:
             for server, listener in zip(servers[1:], listeners[1:], strict=True):
                 tasks.start_soon(server.serve, [listener.socket])
+            tasks.start_soon(_drain, servers, listeners, asked, again, grace_seconds)
             await servers[0].serve([listeners[0].socket])
-            for server in servers[1:]:
-                server.should_exit = True
+            tasks.cancel_scope.cancel()
     finally:
         for sig in signals:
             loop.remove_signal_handler(sig)
 
 
-def _server(listener: Listener, grace_seconds: float, *, lifespan: bool) -> uvicorn.Server:
+async def _drain(
+    servers: Sequence[uvicorn.Server],
+    listeners: Sequence[Listener],
+    asked: anyio.Event,
+    again: anyio.Event,
+    grace_seconds: float,
+) -> None:
+    """Wait for a signal, then for what is under way, then let the servers go."""
+    await asked.wait()
+    for listener in listeners:
+        listener.site.drain.begun = True
+    with anyio.move_on_after(grace_seconds):
+        while any(server.server_state.tasks for server in servers) and not again.is_set():
+            await anyio.sleep(TICK_SECONDS)
+    for server in servers:
+        cut = [task for task in server.server_state.tasks if not task.done()]
+        if cut:
+            log.warning("drain_cut_short", requests=len(cut))
+        for task in cut:
+            task.cancel()
+        server.should_exit = True
+
+
+def _server(listener: Listener, *, lifespan: bool) -> uvicorn.Server:
     settings: dict[str, Any] = {"log_config": None, "access_log": False, "proxy_headers": False, "ws": "none"}
     return _Server(
         uvicorn.Config(
             listener.site.application,
             http=protocol_for(listener.site),
             lifespan="on" if lifespan else "off",
-            timeout_graceful_shutdown=max(1, round(grace_seconds)),
+            timeout_graceful_shutdown=1,
             interface="asgi3",
             **settings,
         )

