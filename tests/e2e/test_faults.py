@@ -18,6 +18,7 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
+
 from harness import Daemon, Fleet, alive, engine_pids, until
 
 SIMULATED = """

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 import pytest
+
 from harness import Daemon, Fleet, until
 
 CLIENTS = Path(__file__).resolve().parents[3] / "shared" / "clients"
@@ -78,7 +80,7 @@ def test_ten_cold_requests_cause_one_load_and_none_waits_in_silence(gateway: Dae
     for times, body in answers:
         assert body.endswith(b"data: [DONE]\n\n")
         assert times[0] < 1.5
-        assert max(b - a for a, b in zip(times, times[1:], strict=False)) < 1.6
+        assert max(later - sooner for sooner, later in pairwise(times)) < 1.6
         assert b": loading sim on a" in body
         assert b": cortex " not in body
 
@@ -197,7 +199,7 @@ def test_refusals_name_their_cause(client: openai.OpenAI) -> None:
     assert large.value.status_code == 503
     assert large.value.code == "insufficient_memory"
     assert int(large.value.response.headers["retry-after"]) >= 1
-    with pytest.raises(openai.InternalServerError, match="/nowhere/model.gguf"):
+    with pytest.raises(openai.InternalServerError, match=r"/nowhere/model\.gguf"):
         ask("absent")
 
 

@@ -11,6 +11,7 @@ import uuid
 from typing import Any
 
 from cortex.core.errors import BadRequest
+from cortex.engines.json_schemas import subschemas
 from cortex.wire.json import decode_any, encode
 
 _NOT_SAMPLING = frozenset(
@@ -73,22 +74,16 @@ def forced_call(fields: dict[str, Any]) -> ForcedCall | None:
     return ForcedCall(functions, sampling)
 
 
-def closed(schema: Any) -> Any:
+def closed(schema: dict[str, Any]) -> dict[str, Any]:
     """Return *schema* with every object that lists its properties closed to others, unless it says itself.
 
     What the closed schema allows, the client's allows too; and a small model that may invent properties never ends.
     """
-    if isinstance(schema, list):
-        return [closed(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    inner = {
-        key: value if key in ("enum", "const", "default", "examples") else closed(value)
-        for key, value in schema.items()
-    }
-    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
-        inner.setdefault("additionalProperties", False)
-    return inner
+    copy: dict[str, Any] = decode_any(encode(schema))
+    for node, _ in subschemas(copy):
+        if isinstance(node.get("properties"), dict) and node.get("type") == "object":
+            node.setdefault("additionalProperties", False)
+    return copy
 
 
 def _any_of(functions: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -111,16 +106,10 @@ def _any_of(functions: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _moved(schema: dict[str, Any], place: str) -> dict[str, Any]:
     """Return *schema* as it reads when it stands at *place* of another: its references start at that one's root."""
     moved: dict[str, Any] = decode_any(encode(schema))
-    pending: list[Any] = [moved]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, list):
-            pending += node
-        elif isinstance(node, dict):
-            pending += node.values()
-            reference = node.get("$ref")
-            if isinstance(reference, str) and reference.startswith("#"):
-                node["$ref"] = place + reference[1:]
+    for node, _ in subschemas(moved):
+        reference = node.get("$ref")
+        if isinstance(reference, str) and reference.startswith("#"):
+            node["$ref"] = place + reference[1:]
     return moved
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from cortex.core.errors import BadRequest
 
 _TYPES = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
 _DATA = frozenset({"enum", "const", "default", "examples", "required", "dependentRequired"})
-_MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})  # name → schema
+_TABLES = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})  # name → schema
 MAX_NODES = 20_000
 
 
@@ -19,21 +20,25 @@ def check_schema(schema: Any, at: str, *, enforced: bool) -> None:
     A schema that is *enforced* constrains every token, so what the grammar would drop counts; the parameters of a tool
     that the model may or may not call only describe it.
     """
-    nodes = 0
+    for count, (node, where) in enumerate(subschemas(schema, at), 1):
+        if count > MAX_NODES:
+            raise BadRequest(f"{at}: more than {MAX_NODES} nodes", param=at)
+        _check_node(node, where, enforced)
+
+
+def subschemas(schema: Any, at: str = "") -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield each schema in *schema*, however deep, and its place: not data, and not the tables that name schemas."""
     pending: list[tuple[Any, str, bool]] = [(schema, at, False)]
     while pending:
-        node, where, is_map = pending.pop()
-        nodes += 1
-        if nodes > MAX_NODES:
-            raise BadRequest(f"{at}: more than {MAX_NODES} nodes", param=at)
+        node, where, is_table = pending.pop()
         if isinstance(node, list):
             pending += [(item, f"{where}[{index}]", False) for index, item in enumerate(node)]
         elif isinstance(node, dict):
-            if not is_map:
-                _check_node(node, where, enforced)
+            if not is_table:
+                yield node, where
             for key, item in node.items():
-                if isinstance(item, dict | list) and (is_map or key not in _DATA):
-                    pending.append((item, f"{where}.{key}", not is_map and key in _MAPS))
+                if isinstance(item, dict | list) and (is_table or key not in _DATA):
+                    pending.append((item, f"{where}.{key}", not is_table and key in _TABLES))
 
 
 def _check_node(node: dict[str, Any], where: str, enforced: bool) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import secrets
 import socket
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 
 import anyio
 from starlette.applications import Starlette
@@ -92,13 +93,24 @@ class Neuron:
 
 def installed_engines(config: NeuronConfig) -> list[str]:
     """Return the engines this node offers: those of `[[harnesses]]`, else every one that is installed."""
-    known = sorted(entry.name for entry in entry_points(group="cortex.engines"))
+    known = sorted(entry.name for entry in entry_points(group="cortex.engines") if _is_complete(entry))
     if not config.harnesses:
         return known
     for harness in config.harnesses:
         if harness.name not in known:
             log.warning("engine_unknown", name=harness.name, known=known)
     return [name for name in known if any(harness.name == name for harness in config.harnesses)]
+
+
+def _is_complete(entry: EntryPoint) -> bool:
+    """Whether the packages of the extra called like the engine are there; nothing of them is imported here."""
+    requires = (entry.dist.requires or []) if entry.dist is not None else []
+    needed = [line for line in requires if re.search(rf"extra == ['\"]{entry.name}['\"]", line)]
+    names = [match[0] for line in needed if (match := re.match(r"[A-Za-z0-9._-]+", line))]
+    try:
+        return all(distribution(name) for name in names)
+    except PackageNotFoundError:
+        return False
 
 
 def listeners_for(config: NeuronConfig) -> Sequence[Listener]:

@@ -96,7 +96,16 @@ class EngineProcess:
     async def run(self) -> None:
         """Start the child and serve it until it is gone or this is cancelled; the child never outlives this call."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        command = [sys.executable, "-m", "cortex.engines.host", "--fd", str(theirs.fileno()), "--engine", self._engine]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "cortex.engines.host",
+            "--fd",
+            str(theirs.fileno()),
+            "--engine",
+            self._engine,
+        ]
         try:
             self._process = await anyio.open_process(
                 command,

@@ -189,12 +189,12 @@ class HttpProtocol(asyncio.Protocol):
         """Feed the parser; whatever is wrong with the bytes is answered once and ends the connection."""
         if self._discarding:
             return
-        if self._in_head:
-            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-            if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
-                raise HeadersTooLarge(f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
+            if self._in_head:
+                self._head_bytes += len(data)
+                if self._head_bytes > MAX_HEAD_BYTES:
+                    raise HeadersTooLarge(f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
         except CortexError as error:
             self._refuse(error)
         except httptools.HttpParserCallbackError as error:

@@ -1,0 +1,44 @@
+# make run: try it here.  make test: the whole suite.  make lint: style, types, import contracts.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# pip itself is among what is installed: one before 24.1 cannot tell how far the download of a model is.
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt pip
+
+.PHONY: run test lint bench clean
+
+run: $(VENV)/installed
+	@$(BIN)/cortex up
+
+test: $(VENV)/installed-dev
+	$(BIN)/pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python bench/overhead.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+# Stamps: pip runs again only when what is installed has changed, so a second run needs no network.
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/created
+	@echo "Installing Cortex and its default engine into $(VENV)"
+	$(INSTALL) --editable '.[llamacpp]'
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
+	@echo "Installing Cortex, its default engine and what the tests need into $(VENV)"
+	$(INSTALL) --editable '.[llamacpp,dev]'
+	@touch $(VENV)/installed $@
+
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Cortex needs Python 3.11 or newer, and \
+	$(PYTHON) is %d.%d; name another: make run PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

@@ -1,0 +1,50 @@
+"""A gateway that says what it is told to, on a port of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+Answer = tuple[int, bytes]
+
+
+@dataclass
+class CannedGateway:
+    """Answers by path, and the bodies that were posted."""
+
+    answers: dict[str, Answer] = field(default_factory=dict)
+    posted: list[bytes] = field(default_factory=list)
+    url: str = ""
+
+
+@pytest.fixture
+def gateway() -> Iterator[CannedGateway]:
+    """Serve canned answers; `answers` may be filled after the start."""
+    canned = CannedGateway()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = canned.answers.get(self.path, (404, b"{}"))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            canned.posted.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.do_GET()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        canned.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield canned
+        server.shutdown()
+        thread.join()
