@@ -102,11 +102,9 @@ def wait_for(url: str) -> None:
 
 def through_fleet(url: str, body: dict[str, object]) -> float:
     """Return tokens a second between the first and the last token at the client."""
-    times = []
     with httpx2.stream("POST", url + "/v1/chat/completions", json=body, timeout=600, trust_env=False) as answer:
-        for line in answer.iter_lines():
-            if line.startswith("data: {") and '"content":' in line and '"role"' not in line:
-                times.append(time.perf_counter())
+        tokens = (line for line in answer.iter_lines() if '"content":' in line and '"role"' not in line)
+        times = [time.perf_counter() for _ in tokens]
     return (len(times) - 1) / (times[-1] - times[0])
 
 
@@ -141,17 +139,14 @@ def main() -> None:
             if turn:  # the first round warms both up
                 direct_speeds.append(alone)
                 fleet_speeds.append(whole)
-                print(
-                    f"round {turn}: binding {alone:6.1f} tok/s   gateway+neuron {whole:6.1f} tok/s   {whole / alone:.3f}"
-                )
+                print(f"round {turn}: binding {alone:6.1f} tok/s   fleet {whole:6.1f} tok/s   {whole / alone:.3f}")
         own.stdin.close()
     ratios = [whole / alone for whole, alone in zip(fleet_speeds, direct_speeds, strict=True)]
     print(f"\n{platform.machine()}, {os.cpu_count()} cores, {threads} thread(s), {arguments.tokens} tokens a round")
     print(f"binding alone        {statistics.median(direct_speeds):6.1f} tok/s (median)")
     print(f"through the fleet    {statistics.median(fleet_speeds):6.1f} tok/s (median)")
-    print(
-        f"ratio                {statistics.median(ratios):6.3f}  (min {min(ratios):.3f}, max {max(ratios):.3f}; target 0.95)"
-    )
+    spread = f"min {min(ratios):.3f}, max {max(ratios):.3f}; target 0.95"
+    print(f"ratio                {statistics.median(ratios):6.3f}  ({spread})")
 
 
 if __name__ == "__main__":

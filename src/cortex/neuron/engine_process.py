@@ -96,6 +96,7 @@ class EngineProcess:
     async def run(self) -> None:
         """Start the child and serve it until it is gone or this is cancelled; the child never outlives this call."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        # -P: what lies in the working directory must not be taken for a library.
         command = [
             sys.executable,
             "-P",

@@ -375,10 +375,10 @@ class HttpProtocol(asyncio.Protocol):
     def _fail(self, exchange: Exchange, error: CortexError) -> None:
         if self._lost or exchange.finished:
             return
-        exchange.keep_alive = False
         if not exchange.started:
             exchange.fail(error)
         elif exchange.last_words is not None:
+            exchange.keep_alive = False
             exchange.write(exchange.last_words(error))
             exchange.finish()
         else:
