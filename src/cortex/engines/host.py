@@ -67,6 +67,7 @@ class Slots:
             except BaseException:
                 if turn in self._waiting:
                     self._waiting.remove(turn)
+                    self.release(0)  # who stood behind a wide request may fit now
                 else:
                     self.release(wanted)
                 raise

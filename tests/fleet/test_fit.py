@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cortex.core.errors import InsufficientMemory, NoFeasibleNode
+from cortex.fleet.fit import FLOOR_BYTES, Room, Wish, check_fit, choose_devices
+
+GIB, MIB = 1 << 30, 1 << 20
+
+
+def room(index: int, kind: str, free_gib: float) -> Room:
+    return Room(index, kind, f"{kind}{index}", int(free_gib * GIB))
+
+
+BIG, SMALL, AMD = room(0, "cuda", 24), room(1, "cuda", 8), room(2, "rocm", 16)
+CPU, PRETEND = room(3, "cpu", 64), room(4, "simulated", 80)
+MIXED = (BIG, SMALL, AMD, CPU, PRETEND)
+
+
+@pytest.mark.parametrize(
+    ("engine", "rooms", "wanted", "chosen"),
+    [
+        ("llamacpp", MIXED, "auto", [0]),
+        ("llamacpp", MIXED, 1, [0]),
+        ("llamacpp", MIXED, 2, [0, 2]),
+        ("llamacpp", MIXED, 3, [0, 2, 1]),
+        ("llamacpp", (CPU, PRETEND), "auto", [3]),
+        ("llamacpp", (CPU, SMALL), "auto", [1]),
+        ("llamacpp", MIXED, [1], [1]),
+        ("llamacpp", MIXED, [3, 0], [3, 0]),
+        ("llamacpp", (room(1, "cuda", 8), room(0, "cuda", 8)), "auto", [0]),
+        ("simulated", MIXED, "auto", [4]),
+        ("simulated", MIXED, [0], [0]),
+        ("simulated", (BIG, CPU), "auto", [3]),
+    ],
+)
+def test_the_most_room_wins_and_gpus_go_before_the_cpu(
+    engine: str, rooms: tuple[Room, ...], wanted: Wish, chosen: list[int]
+) -> None:
+    assert [device.index for device in choose_devices(engine, rooms, wanted)] == chosen
+
+
+@pytest.mark.parametrize(
+    ("engine", "rooms", "wanted", "said"),
+    [
+        ("llamacpp", (), "auto", "1 devices were asked for; engine 'llamacpp' can use 0 here"),
+        ("llamacpp", (PRETEND,), "auto", "can use 0 here"),
+        ("llamacpp", MIXED, 4, "4 devices were asked for; engine 'llamacpp' can use 3 here"),
+        ("llamacpp", (CPU,), 2, "can use 1 here"),
+        ("simulated", MIXED, 2, "can use 1 here"),
+        ("llamacpp", MIXED, [9], "devices [9] were asked for; engine 'llamacpp' can use 0, 1, 2, 3 here"),
+        ("llamacpp", MIXED, [0, 9], "devices [0, 9]"),
+        ("llamacpp", MIXED, [4], "devices [4]"),
+        ("llamacpp", MIXED, [0, 0], "devices [0, 0]"),
+        ("llamacpp", MIXED, [], "devices []"),
+        ("llamacpp", (PRETEND,), [4], "can use none here"),
+    ],
+)
+def test_devices_that_the_node_does_not_have_are_refused(
+    engine: str, rooms: tuple[Room, ...], wanted: Wish, said: str
+) -> None:
+    with pytest.raises(NoFeasibleNode) as caught:
+        choose_devices(engine, rooms, wanted)
+
+    assert said in str(caught.value)
+    assert caught.value.should_retry is False
+
+
+ROOMS = st.lists(
+    st.builds(
+        Room,
+        index=st.integers(0, 9),
+        kind=st.sampled_from(["cuda", "rocm", "cpu", "simulated"]),
+        name=st.just("device"),
+        free_bytes=st.integers(-GIB, 8 * GIB),
+    ),
+    unique_by=lambda room: room.index,
+    max_size=6,
+)
+
+
+@settings(deadline=None)
+@given(ROOMS, st.sampled_from(["auto", 1, 2, 3]), st.randoms())
+def test_the_order_of_the_devices_does_not_matter(rooms: list[Room], wanted: Wish, random: object) -> None:
+    shuffled = list(rooms)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+
+    def choice(of: list[Room]) -> tuple[Room, ...] | str:
+        try:
+            return choose_devices("llamacpp", of, wanted)
+        except NoFeasibleNode as error:
+            return str(error)
+
+    assert choice(rooms) == choice(shuffled)
+
+
+@settings(deadline=None)
+@given(ROOMS, st.sampled_from(["auto", 1, 2, 3]))
+def test_a_choice_is_of_one_sort_and_never_simulated_for_a_real_engine(rooms: list[Room], wanted: Wish) -> None:
+    try:
+        chosen = choose_devices("llamacpp", rooms, wanted)
+    except NoFeasibleNode:
+        return
+
+    kinds = {device.kind for device in chosen}
+    assert kinds <= {"cuda", "rocm"} or kinds == {"cpu"}
+    assert len(set(chosen)) == (1 if wanted == "auto" else wanted)
+    passed_over = [
+        r for r in rooms if r not in chosen and (r.kind == "cpu") == (kinds == {"cpu"}) and r.kind != "simulated"
+    ]
+    assert all(r.free_bytes <= min(c.free_bytes for c in chosen) for r in passed_over)
+
+
+@pytest.mark.parametrize(
+    ("needed", "rooms"),
+    [
+        ({}, (BIG,)),
+        ({0: 24 * GIB - FLOOR_BYTES}, (BIG,)),
+        ({0: 20 * GIB, 1: 7 * GIB}, (BIG, SMALL)),
+        ({0: 20 * GIB, 9: 99 * GIB}, (BIG,)),
+    ],
+)
+def test_what_leaves_the_floor_free_fits(needed: dict[int, int], rooms: tuple[Room, ...]) -> None:
+    check_fit("m", needed, rooms)
+
+
+@pytest.mark.parametrize(
+    ("needed", "rooms", "said"),
+    [
+        (
+            {0: 24 * GIB - FLOOR_BYTES + 1},
+            (BIG,),
+            ["24321 MiB on cuda0 (device 0)", "24320 MiB can be used", "1 MiB are missing"],
+        ),
+        ({1: 10 * GIB}, (BIG, SMALL), ["10240 MiB on cuda1", "7936 MiB can be used", "2304 MiB are missing"]),
+        ({0: 30 * GIB, 1: 10 * GIB}, (BIG, SMALL), ["cuda0 (device 0)", "; and 10240 MiB on cuda1 (device 1)"]),
+        ({0: 1}, (room(0, "cuda", 0),), ["where 0 MiB can be used", "1 MiB are missing"]),
+        ({0: GIB}, (room(0, "cuda", -3),), ["where 0 MiB can be used", "1024 MiB are missing"]),
+    ],
+)
+def test_what_does_not_fit_is_told_what_is_missing_on_each_device(
+    needed: dict[int, int], rooms: tuple[Room, ...], said: list[str]
+) -> None:
+    with pytest.raises(InsufficientMemory) as caught:
+        check_fit("org/m", needed, rooms)
+
+    assert str(caught.value).startswith("org/m needs ")
+    assert all(part in str(caught.value) for part in said)
+    assert caught.value.retry_after_seconds is not None
+
+
+@settings(deadline=None)
+@given(st.integers(0, 40 * GIB), st.integers(-GIB, 40 * GIB))
+def test_a_model_fits_exactly_when_the_floor_stays_free(needed: int, free: int) -> None:
+    fits = True
+    try:
+        check_fit("m", {0: needed}, (Room(0, "cuda", "gpu", free),))
+    except InsufficientMemory:
+        fits = False
+
+    assert fits == (needed == 0 or needed + FLOOR_BYTES <= free)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cortex.core.errors import ConfigError
+from cortex.gateway.config import GatewayConfig, NeuronAddress, catalogue_path, load_config
+
+TWO_NODES = """
+[gateway]
+listen = "0.0.0.0:8080"
+
+[eviction]
+strategy = "priority"
+defrag_after_cycles = 3
+
+[[neurons]]
+name = "attic"
+endpoint = "http://attic:13131"
+
+[[neurons]]
+name = "cellar"
+endpoint = "http://[::1]:13132/"
+"""
+
+
+def load(tmp_path: Path, text: str, env: dict[str, str] | None = None) -> GatewayConfig:
+    path = tmp_path / "cortex.toml"
+    path.write_text(text)
+    return load_config(path, env or {})
+
+
+def refusal(tmp_path: Path, text: str, env: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text, env)
+    return str(caught.value)
+
+
+def one(endpoint: str, name: str = "a") -> str:
+    return f'[[neurons]]\nname = "{name}"\nendpoint = "{endpoint}"\n'
+
+
+def test_an_empty_file_listens_on_this_machine_only(tmp_path: Path) -> None:
+    config = load(tmp_path, "")
+
+    assert config.gateway.listen == "127.0.0.1:31313"
+    assert config.gateway.metrics_listen == "127.0.0.1:31314"
+    assert config.neurons == []
+
+
+def test_the_keys_of_the_original_are_read(tmp_path: Path) -> None:
+    config = load(tmp_path, TWO_NODES)
+
+    assert config.gateway.listen == "0.0.0.0:8080"
+    assert (config.eviction.strategy, config.eviction.defrag_after_cycles) == ("priority", 3)
+    assert [(n.name, n.address) for n in config.neurons] == [("attic", ("attic", 13131)), ("cellar", ("::1", 13132))]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "[[nodes]]\nname = 'a'\nendpoint = 'http://a:1'",
+            "unknown key 'nodes'; known keys here: eviction, gateway, limits, models_config, neurons",
+        ),
+        ("[gateway]\nlisten_on = 'x'", "unknown key 'gateway.listen_on'; did you mean 'listen'?"),
+        ("[eviction]\nstrategy = 'random'", "eviction.strategy: Invalid enum value 'random'"),
+        ("[eviction]\ndefrag_after_cycles = -1", "eviction.defrag_after_cycles: Expected `int` >= 0"),
+        ("[limits]\npoll_seconds = 0", "limits.poll_seconds: Expected `float` > 0"),
+        ("[limits]\nmisses = 0", "limits.misses: Expected `int` >= 1"),
+        ("[gateway]\nlisten = 31313", "gateway.listen: Expected `str`, got `int`"),
+        ("[gateway]\nlog_format = 'xml'", "gateway.log_format: Invalid enum value 'xml'"),
+        ("[[neurons]]\nname = 'a'", "neurons[0]: Object missing required field `endpoint`"),
+        ("[[neurons]]\nname = 'a'\nendpoint = 'http://a:1'\nport = 1", "unknown key 'neurons[0].port'"),
+        ("[neurons]\nname = 'a'", "neurons: Expected `array`, got `object`"),
+        (one("http://a:1", ""), "neurons[0].name"),
+        (one("http://a:1", "a b"), "neurons[0].name"),
+        (one("http://a:1", "../a"), "neurons[0].name"),
+        (one("http://a:1", "a\\n"), "neurons[0].name"),
+        (one("http://a:1") + one("http://b:1"), "neurons[1].name = 'a': used twice"),
+    ],
+)
+def test_what_is_wrong_stops_the_start_with_file_and_key(tmp_path: Path, text: str, said: str) -> None:
+    reason = refusal(tmp_path, text)
+
+    assert reason.startswith(str(tmp_path / "cortex.toml"))
+    assert said in reason
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "",
+        "attic",
+        "attic:13131",
+        "https://attic:13131",
+        "ftp://attic",
+        "http://",
+        "http://:13131",
+        "http://attic:99999",
+        "http://attic:0",
+        "http://attic:port",
+        "http://[::1",
+        "http://attic:13131/v1",
+        "http://attic:13131?x=1",
+        "http://attic:13131#x",
+        "http://user:secret@attic:13131",
+    ],
+)
+def test_an_endpoint_is_http_host_and_port_and_nothing_else(tmp_path: Path, endpoint: str) -> None:
+    assert "neurons[0].endpoint" in refusal(tmp_path, one(endpoint))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        ("http://attic", ("attic", 80)),
+        ("http://10.0.0.5:13131", ("10.0.0.5", 13131)),
+        ("http://attic.local:1/", ("attic.local", 1)),
+        ("http://[fe80::1]:13131", ("fe80::1", 13131)),
+    ],
+)
+def test_an_endpoint_gives_an_address(endpoint: str, address: tuple[str, int]) -> None:
+    assert NeuronAddress(name="a", endpoint=endpoint).address == address
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    env = {
+        "CORTEX_GATEWAY__LISTEN": "127.0.0.1:9",
+        "CORTEX_LIMITS__MISSES": "7",
+        "CORTEX_LIMITS__STALL_SECONDS": "2.5",
+        "CORTEX_MODELS_CONFIG": "other.toml",
+    }
+    config = load(tmp_path, TWO_NODES, env)
+
+    assert config.gateway.listen == "127.0.0.1:9"
+    assert (config.limits.misses, config.limits.stall_seconds) == (7, 2.5)
+    assert config.models_config == "other.toml"
+
+
+def test_variables_for_other_things_are_left_alone(tmp_path: Path) -> None:
+    assert load(tmp_path, "", {"CORTEX_LOG": "debug", "CORTEX_CACHE": "/x", "PATH": "/bin"}) == GatewayConfig()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("CORTEX_GATEWAY__LISTN", "x", "unknown key 'gateway.listn'; did you mean 'listen'?"),
+        ("CORTEX_GATWAY__LISTEN", "x", "unknown key 'gatway'; did you mean 'gateway'?"),
+        ("CORTEX_LIMITS__MISSES", "many", "limits.misses: Expected `int`, got `str`"),
+        ("CORTEX_EVICTION__STRATEGY", "random", "eviction.strategy: Invalid enum value 'random'"),
+    ],
+)
+def test_a_wrong_variable_stops_the_start_by_its_own_name(tmp_path: Path, name: str, value: str, said: str) -> None:
+    reason = refusal(tmp_path, "", {name: value})
+
+    assert reason == f"{name}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("models_config", "expected"),
+    [(None, "/etc/cortex/models.toml"), ("m.toml", "/etc/cortex/m.toml"), ("/srv/m.toml", "/srv/m.toml")],
+)
+def test_the_catalogue_lies_beside_the_configuration(models_config: str | None, expected: str) -> None:
+    config = GatewayConfig(models_config=models_config)
+
+    assert catalogue_path(Path("/etc/cortex/cortex.toml"), config) == Path(expected)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cortex.core.model_spec import ModelSpec
+from cortex.fleet.fit import Room
+from cortex.fleet.view import FleetView, NodeView, ReplicaView
+from cortex.gateway.catalogue import Catalogue
+from cortex.gateway.listing import describe_model, health, list_models
+from cortex.wire.node_api import ReplicaState
+
+GIB = 1 << 30
+QWEN = ModelSpec(id="Qwen/Qwen3", context=4096, aliases=("qwen",))
+
+
+def replica(node: str, state: ReplicaState = "ready", **fields: Any) -> ReplicaView:
+    return ReplicaView(fields.pop("model", QWEN.id), node, state, **fields)
+
+
+def node(name: str, *replicas: ReplicaView, **changed: Any) -> NodeView:
+    fields: dict[str, Any] = {
+        "endpoint": f"http://{name}:13131",
+        "healthy": True,
+        "engines": ("llamacpp",),
+        "rooms": (Room(0, "cuda", "RTX 3060", 8 * GIB),),
+    }
+    return NodeView(name, **{**fields, **changed}, replicas=replicas)
+
+
+def describe(*nodes: NodeView, spec: ModelSpec | None = QWEN) -> dict[str, Any]:
+    return describe_model(QWEN.id, spec, FleetView(nodes), created=7)
+
+
+def test_the_list_is_what_could_be_served_and_what_is_loaded() -> None:
+    catalogue = Catalogue([QWEN, ModelSpec(id="a/a")])
+    view = FleetView(
+        (node("n", replica("n", model="loaded-by-hand")), node("down", replica("down", model="x"), healthy=False))
+    )
+
+    listed = list_models(catalogue, view, created=7)
+
+    assert [entry["id"] for entry in listed] == ["Qwen/Qwen3", "a/a", "loaded-by-hand"]
+    assert all((entry["object"], entry["created"], entry["owned_by"]) == ("model", 7, "cortex") for entry in listed)
+
+
+def test_a_cold_model_says_where_it_could_run() -> None:
+    entry = describe(node("b"), node("a"), node("c", engines=()))
+
+    assert (entry["state"], entry["loaded"], entry["feasible_on"]) == ("unloaded", False, ["a", "b"])
+    assert (entry["context_length"], entry["max_model_len"]) == (4096, 4096)
+    assert entry["aliases"] == ["qwen"]
+    assert "reason" not in entry
+
+
+def test_a_loaded_model_says_what_the_replicas_enforce() -> None:
+    entry = describe(
+        node("a", replica("a", context_tokens=2048, capabilities=("chat", "tools"), memory_bytes=3 << 20)),
+        node("b", replica("b", context_tokens=1024, capabilities=("chat",))),
+        node("c", replica("c", "loading", context_tokens=1, capabilities=("vision",))),
+    )
+
+    assert (entry["state"], entry["loaded"]) == ("ready", True)
+    assert entry["context_length"] == 1024
+    assert entry["capabilities"] == ["chat", "tools"]
+    assert entry["locations"] == [
+        {"node": "a", "status": "loaded", "vram_estimate_mb": 3, "error": None},
+        {"node": "b", "status": "loaded", "vram_estimate_mb": None, "error": None},
+        {"node": "c", "status": "loading", "vram_estimate_mb": None, "error": None},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("states", "state"),
+    [
+        (["loading", "ready"], "ready"),
+        (["draining", "loading"], "loading"),
+        (["failed", "draining"], "draining"),
+        (["failed"], "failed"),
+        (["unloaded"], "unloaded"),
+        ([], "unloaded"),
+    ],
+)
+def test_the_best_replica_gives_the_state(states: list[ReplicaState], state: str) -> None:
+    nodes = [node(f"n{at}", replica(f"n{at}", each)) for at, each in enumerate(states)] or [node("n")]
+
+    assert describe(*nodes)["state"] == state
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ([], "no node is configured"),
+        (
+            [node("a", healthy=False, reason="refused"), node("b", engines=())],
+            "a: refused; b: engine 'llamacpp' is not installed",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_had_says_why(nodes: list[NodeView], reason: str) -> None:
+    entry = describe(*nodes)
+
+    assert (entry["state"], entry["feasible_on"], entry["reason"]) == ("unavailable", [], reason)
+
+
+def test_a_failed_replica_shows_its_error() -> None:
+    (location,) = describe(node("a", replica("a", "failed", error="out of memory")))["locations"]
+
+    assert (location["status"], location["error"]) == ("failed", "out of memory")
+
+
+@pytest.mark.parametrize(
+    ("spec", "nodes", "simulated"),
+    [
+        (QWEN, [node("a", replica("a"))], False),
+        (QWEN, [node("a", replica("a", simulated=True))], True),
+        (None, [node("a", replica("a", simulated=True))], True),
+        (ModelSpec(id=QWEN.id, engine="simulated"), [], True),
+    ],
+)
+def test_what_is_simulated_is_labelled_so(spec: ModelSpec | None, nodes: list[NodeView], simulated: bool) -> None:
+    assert describe(*nodes, spec=spec)["simulated"] is simulated
+
+
+@pytest.mark.parametrize(
+    ("up", "status"), [([True, True], "ok"), ([True, False], "ok"), ([False, False], "degraded"), ([], "degraded")]
+)
+def test_the_gateway_is_well_while_one_node_answers(up: list[bool], status: str) -> None:
+    said = health(FleetView(tuple(node(f"n{at}", healthy=each) for at, each in enumerate(up))))
+
+    assert said["status"] == status
+    assert said["nodes"] == {"healthy": sum(up), "total": len(up)}
+
+
+def test_health_lists_each_node_with_devices_and_models() -> None:
+    (detail,) = health(FleetView((node("a", replica("a", in_flight=2)),)))["details"]
+
+    assert detail == {
+        "name": "a",
+        "endpoint": "http://a:13131",
+        "healthy": True,
+        "reason": "",
+        "devices": [{"name": "RTX 3060", "kind": "cuda", "free_bytes": 8 * GIB}],
+        "models": [{"id": "Qwen/Qwen3", "status": "ready", "in_flight": 2}],
+    }
