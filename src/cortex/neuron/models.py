@@ -109,6 +109,18 @@ class Models:
         self._tasks.start_soon(replica.run, self._bring_up, name=f"replica:{spec.id}")
         return replica
 
+    async def load(self, spec: ModelSpec, wish: Wish) -> Replica:
+        """Load *spec* and return its replica once it serves; one that is being unloaded is waited out first.
+
+        Raises what the load failed of.
+        """
+        while True:
+            replica = self.start_load(spec, wish)
+            if replica.state != "draining":
+                await replica.settled()
+                return replica
+            await replica.gone()
+
     async def unload(self, model: str) -> None:
         """Drain and end the replica of *model*; return when its memory is back. Raises ModelNotFound."""
         replica = self.get(model)

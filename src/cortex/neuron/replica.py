@@ -139,6 +139,10 @@ class Replica:
         if self.state == "failed" and self.error is not None:
             raise self.error
 
+    async def gone(self) -> None:
+        """Wait until the replica has ended, whatever of."""
+        await self._gone.wait()
+
     async def stop(self, drain_seconds: float = math.inf) -> None:
         """Drain for at most *drain_seconds*, unload, and return once the process is gone."""
         self._stop.set()

@@ -80,10 +80,11 @@ class NodeRoutes:
         """`POST /models/load`: load, and answer when it serves; `?wait=false` answers at once."""
         asked = decode(await request.body(), _load)
         spec, wish = _spec_of(asked)
-        replica = self._neuron.models.start_load(spec, wish)
-        if request.query_params.get("wait") == "false" and replica.state == "loading":
-            return json_response({"status": "loading", "model_id": spec.id}, status=202)
-        await replica.settled()
+        if request.query_params.get("wait") == "false":
+            replica = self._neuron.models.start_load(spec, wish)
+            if replica.state != "ready":
+                return json_response({"status": replica.state, "model_id": spec.id}, status=202)
+        await self._neuron.models.load(spec, wish)
         return json_response({"status": "loaded", "model_id": spec.id})
 
     async def unload(self, request: Request) -> Response:
