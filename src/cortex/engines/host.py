@@ -197,7 +197,12 @@ class Host:
 
     async def _send(self, message: FromEngine) -> None:
         async with self._write_lock:
-            await self._stream.send(encode_message(message))
+            # Half a message would garble all that follow, so an abort waits for the one that is being written.
+            with anyio.CancelScope(shield=True):
+                try:
+                    await self._stream.send(encode_message(message))
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    os._exit(0)  # the neuron is gone, as the reading side is about to find out
 
 
 def load_engine(name: str) -> Engine:

@@ -183,7 +183,7 @@ class LlamaCpp:
     async def load(self, spec: EngineSpec, on_progress: OnProgress) -> ReplicaInfo:
         """Check the file's header, then load it."""
         check_options(spec, OPTIONS)
-        on_progress("header", 0, 1)
+        on_progress("header", 0, 0)
         header = await anyio.to_thread.run_sync(gguf.read_header, Path(spec.path))
         context, slots = _context_of(spec, header), _slots_of(spec)
         notes = _notes(spec, header)
@@ -195,12 +195,11 @@ class LlamaCpp:
             params.chat_template = tool_templates.widened(template)
             self._template_has_tools = True
             notes.append("the model's chat template has no tools: Hermes' tool format is used when a request has them")
-        on_progress("weights", 0, 1)
+        on_progress("weights", 0, 0)  # the binding does not tell how far it is, and holds the interpreter meanwhile
         try:
             self._server = await anyio.to_thread.run_sync(xllamacpp.Server, params)
         except (RuntimeError, ValueError) as error:
             raise LoadError(f"llama.cpp could not load {Path(spec.path).name}: {error}") from None
-        on_progress("weights", 1, 1)
         self._threads = ThreadPoolExecutor(slots + 1, thread_name_prefix="llamacpp")
         self._model = spec.model
         self._info = ReplicaInfo(

@@ -78,6 +78,7 @@ class EngineProcess:
         self._stream: UNIXSocketStream
         self._write_lock = anyio.Lock()
         self._last_heard = 0.0
+        self._loading = False
         self.died = anyio.Event()
         self.ready = anyio.Event()
         self.engine_version = ""
@@ -127,6 +128,7 @@ class EngineProcess:
             async with await UNIXSocketStream.from_socket(ours) as self._stream, anyio.create_task_group() as tasks:
                 tasks.start_soon(self._read_output, name="engine:output")
                 tasks.start_soon(self._watch_heart, name="engine:heart")
+                tasks.start_soon(self._ping, name="engine:ping")
                 await self._read_messages()
                 tasks.cancel_scope.cancel()
         finally:
@@ -138,15 +140,19 @@ class EngineProcess:
     ) -> ReplicaInfo:
         """Load *spec*. Raises LoadFailed, or EngineFailed if the process dies of it or takes longer than *seconds*."""
         await self._until_ready()
-        async with self._conversation(seconds) as talk:
-            await self._send(Load(talk.id, spec))
-            async for message in talk:
-                if isinstance(message, Progress):
-                    on_progress.send_nowait(message)
-                elif isinstance(message, Loaded):
-                    return message.info
-                elif isinstance(message, Failed):
-                    raise LoadFailed(message.message)
+        self._loading = True
+        try:
+            async with self._conversation(seconds) as talk:
+                await self._send(Load(talk.id, spec))
+                async for message in talk:
+                    if isinstance(message, Progress):
+                        on_progress.send_nowait(message)
+                    elif isinstance(message, Loaded):
+                        return message.info
+                    elif isinstance(message, Failed):
+                        raise LoadFailed(message.message)
+        finally:
+            self._loading, self._last_heard = False, time.monotonic()
         raise EngineFailed(self.reason or "the engine process ended while loading")
 
     async def estimate(self, spec: EngineSpec) -> Estimate:
@@ -224,7 +230,9 @@ class EngineProcess:
     async def _send(self, message: ToEngine) -> None:
         try:
             async with self._write_lock:
-                await self._stream.send(encode_message(message))
+                # Half a message would garble all that follow: a send that began is ended, or ends with the process.
+                with anyio.CancelScope(shield=True):
+                    await self._stream.send(encode_message(message))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             raise EngineFailed(self.reason or "the engine process is gone") from None
 
@@ -257,21 +265,26 @@ class EngineProcess:
                 self._inboxes.pop(message.id).close()
 
     async def _watch_heart(self) -> None:
-        """Kill a child whose loop no longer turns."""
+        """Kill a child whose loop no longer turns; a load may hold its interpreter for as long as a load may take."""
         await self.ready.wait()
         while True:
             await anyio.sleep(PING_SECONDS)
-            silent = time.monotonic() - self._last_heard
+            silent = 0.0 if self._loading else time.monotonic() - self._last_heard
             if silent > self._heartbeat_seconds:
                 self.reason = f"the engine process did not answer for {silent:.0f} s"
                 log.error("engine_hung", model=self._model, pid=self.pid, silent_seconds=silent)
                 self.kill()
                 return
-            with anyio.move_on_after(self._heartbeat_seconds):
-                try:
-                    await self._send(Ping(""))
-                except EngineFailed:
-                    return
+
+    async def _ping(self) -> None:
+        """Give the child something to answer."""
+        await self.ready.wait()
+        while not self.died.is_set():
+            await anyio.sleep(PING_SECONDS)
+            try:
+                await self._send(Ping(""))
+            except EngineFailed:
+                return
 
     async def _read_output(self) -> None:
         """Log what the child prints, and keep its last words."""

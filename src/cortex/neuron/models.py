@@ -24,6 +24,8 @@ from cortex.wire.node_api import DeviceHealth, DeviceInfo, LoadProgress, ModelIn
 
 log = get_logger(__name__)
 
+WEIGH_SECONDS = 0.5
+
 
 class Readings(Protocol):
     """What this module needs of `neuron.readings`."""
@@ -201,13 +203,23 @@ class Models:
         send, receive = anyio.create_memory_object_stream[Progress](float("inf"))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_follow, replica, receive)
+            tasks.start_soon(self._weigh, replica, process.pid, sum(needed.values()))
             info = await process.load(spec, send, self._config.limits.load_seconds)
-            send.close()
+            tasks.cancel_scope.cancel()
         if info.simulated and info.memory_bytes is not None:
             self._readings.declare(spec.devices[0].index, owner, info.memory_bytes)
         await self._readings.refresh()
         self._reserved.pop(owner, None)
         return Running(process, info, [device.index for device in spec.devices])
+
+    async def _weigh(self, replica: Replica, pid: int, needed_bytes: int) -> None:
+        """Tell how far a load is by what the process has taken, where the engine itself cannot tell."""
+        ours: LoadProgress | None = None
+        while needed_bytes:
+            await anyio.sleep(WEIGH_SECONDS)
+            held, told = self._readings.memory_of(pid), replica.progress
+            if held is not None and told is not None and (told.percent is None or told is ours):
+                ours = replica.progress = LoadProgress(told.stage, min(99.0, round(100 * held / needed_bytes, 1)))
 
     async def _estimate(self, model: ModelSpec, process: EngineProcess, spec: EngineSpec) -> Mapping[int, int]:
         """Return the bytes needed on each device: the engine's estimate, else the spec's `vram_mb`."""
