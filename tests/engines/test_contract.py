@@ -153,7 +153,6 @@ def loaded(name: str, path: str) -> Iterator[Loaded]:
 def test_a_load_says_how_far_it_is_and_what_it_became(loaded: Loaded, name: str) -> None:
     assert loaded.progress
     assert all(0 <= done <= total for _, done, total in loaded.progress)
-    assert loaded.progress[-1][1] == loaded.progress[-1][2]
     assert (loaded.info.engine, loaded.info.context_tokens, loaded.info.slots) == (name, CONTEXT, 2)
     assert {"chat", "completions"} <= set(loaded.info.capabilities)
     assert loaded.info.simulated is (name == "simulated")
@@ -262,6 +261,26 @@ def test_a_prompt_is_completed(loaded: Loaded) -> None:
     assert answer.text
     assert (answer.finished.reason, answer.finished.usage.completion_tokens) == ("length", 4)
     assert answer.choices[0]["finish_reason"] == "length"
+
+
+def test_several_prompts_are_completed_and_counted_each_once(loaded: Loaded) -> None:
+    prompts = ["The capital of France is", "Two plus two is"]
+    alone = [loaded.complete(prompt=prompt, max_tokens=3, temperature=0) for prompt in prompts]
+    both = loaded.complete(prompt=prompts, max_tokens=3, temperature=0, n=2)
+
+    assert [choice["index"] for choice in both.choices] == [0, 1, 2, 3]
+    assert both.finished.usage.prompt_tokens == sum(answer.finished.usage.prompt_tokens for answer in alone)
+    assert both.finished.usage.completion_tokens == 12
+
+
+def test_a_completion_has_log_probabilities_in_its_own_shape(loaded: Loaded) -> None:
+    choice = loaded.complete(prompt="The capital of France is", max_tokens=3, temperature=0, logprobs=2).choices[0]
+
+    lists = choice["logprobs"]
+    assert "".join(lists["tokens"]) == choice["text"]
+    assert len(lists["token_logprobs"]) == len(lists["text_offset"]) == len(lists["top_logprobs"]) == 3
+    assert all(value <= 0 for value in lists["token_logprobs"])
+    assert all(token in top for token, top in zip(lists["tokens"], lists["top_logprobs"], strict=True))
 
 
 def test_a_json_schema_is_followed(loaded: Loaded) -> None:

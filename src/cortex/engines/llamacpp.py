@@ -27,6 +27,7 @@ from cortex.engines import gguf, tool_templates
 from cortex.engines.base import Event, LoadError, OnProgress, check_options, unsupported
 from cortex.engines.forced_tools import ForcedCall, forced_call
 from cortex.engines.json_schemas import check_schema
+from cortex.engines.legacy_logprobs import LegacyLogprobs
 from cortex.wire.engine_api import (
     Chunk,
     Device,
@@ -132,10 +133,10 @@ class _Call:
 
 
 class _Tally:
-    """Token counts and times of one request, over all its choices."""
+    """Token counts and times of one request: of *n* choices to each prompt, whose tokens count once."""
 
-    def __init__(self, choices: int) -> None:
-        self._choices = choices
+    def __init__(self, n: int) -> None:
+        self._n = n
         self._ends: list[_Timings] = []
         self.reason: str | None = None
 
@@ -146,8 +147,7 @@ class _Tally:
     def finished(self, request_id: str) -> Finished:
         if self.reason is None:
             raise EngineError("llama.cpp ended the answer without a finish reason")
-        share = max(1, len(self._ends) // max(1, self._choices))
-        prompt = sum(e.cache_n + e.prompt_n for e in self._ends) * share // len(self._ends)
+        prompt = sum(e.cache_n + e.prompt_n for e in self._ends) // self._n
         usage = Usage(prompt, sum(e.predicted_n for e in self._ends), self._ends[0].cache_n)
         timings = Timings(
             prefill_ms=max(e.prompt_ms for e in self._ends),
@@ -246,10 +246,11 @@ class LlamaCpp:
         completes = request.kind == "completion" or forced is not None
         handler = self._server.handle_completions if completes else self._server.handle_chat_completions
         call = _Call(handler, encode({**_native(fields), "stream": True, "return_progress": True}), self._threads)
-        tally = _Tally(request.choices)
+        tally = _Tally(fields.get("n", 1))
+        legacy = LegacyLogprobs() if request.kind == "completion" and fields.get("logprobs") is not None else None
         try:
             async for data in call:
-                for event in self._read(data, request.id, tally, forced):
+                for event in self._read(data, request.id, tally, forced or legacy):
                     yield event
         except ValueError as error:
             raise BadRequest(_first_line(error)) from None
@@ -268,7 +269,9 @@ class LlamaCpp:
         for at, tool in enumerate(fields.get("tools") or ()):
             check_schema(tool["function"].get("parameters") or {}, f"tools[{at}].function.parameters", enforced=forced)
 
-    def _read(self, data: bytes, request_id: str, tally: _Tally, forced: ForcedCall | None) -> list[Event]:
+    def _read(
+        self, data: bytes, request_id: str, tally: _Tally, translator: ForcedCall | LegacyLogprobs | None
+    ) -> list[Event]:
         """Return what one callback means."""
         peek = _peek.decode(data)
         if peek.error is not None:
@@ -280,9 +283,9 @@ class LlamaCpp:
         if reason is not None:
             data = encode({k: v for k, v in decode_any(data).items() if k not in ("timings", "usage")})
             tally.add(peek.timings, reason)
-        if forced is not None:
-            chunks = forced.translate(decode_any(data))
-            tally.reason = forced.finish_reason or tally.reason
+        if translator is not None:
+            chunks = translator.translate(decode_any(data))
+            tally.reason = translator.finish_reason or tally.reason
             return [Chunk(request_id, encode(chunk)) for chunk in chunks]
         return [Chunk(request_id, data)] if peek.choices else []
 
