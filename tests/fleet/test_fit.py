@@ -161,3 +161,19 @@ def test_a_model_fits_exactly_when_the_floor_stays_free(needed: int, free: int) 
         fits = False
 
     assert fits == (needed == 0 or needed + FLOOR_BYTES <= free)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "chosen"), [((), 0), (("cuda", "cpu"), 0), (("cpu", "rocm"), 2), (("cpu",), 3), (("simulated", "cpu"), 3)]
+)
+def test_an_installation_that_cannot_drive_a_device_is_not_placed_on_it(kinds: tuple[str, ...], chosen: int) -> None:
+    assert choose_devices("llamacpp", MIXED, "auto", kinds=kinds)[0].index == chosen
+
+
+def test_a_device_below_the_floor_does_not_count_however_much_of_it_is_free() -> None:
+    large = Room(0, "cuda", "large", 2 * GIB, total_bytes=24 * GIB)
+    small = Room(1, "cuda", "small", 8 * GIB, total_bytes=8 * GIB)
+
+    assert choose_devices("llamacpp", (large, small), 1, floor_bytes=16 * GIB) == (large,)
+    with pytest.raises(NoFeasibleNode, match="2 devices of at least 16384 MiB"):
+        choose_devices("llamacpp", (large, small), 2, floor_bytes=16 * GIB)

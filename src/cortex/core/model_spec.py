@@ -16,9 +16,11 @@ DEFAULT_ENGINE = "llamacpp"
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """One model of the catalogue.
 
-    `source` defaults to the hub repository named by `id`; `context` is in tokens per request; `vram_mb` is used where
-    neither a measurement nor the engine's own estimate is at hand; `options` are the engine's own and checked by it.
-    `nodes` says where the model may run; `pinned_on` says the same and protects it there from being displaced.
+    `source` defaults to the hub repository named by `id`; `context` is in tokens per request; `devices` is how many to
+    split over (`min_devices` is the original's word for it), and `min_device_vram_mb` is what each of them must have in
+    all; `vram_mb` is used where neither a measurement nor the engine's own estimate is at hand; `options` are the
+    engine's own and checked by it. `nodes` says where the model may run; `pinned_on` says the same and protects it there
+    from being displaced.
     """
 
     id: str
@@ -28,6 +30,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     quant: str | None = None
     context: int | None = None
     devices: int | Literal["auto"] = "auto"
+    min_devices: int | None = None
+    min_device_vram_mb: int | None = None
     vram_mb: int | None = None
     nodes: tuple[str, ...] = ()
     pinned: bool = False
@@ -44,6 +48,16 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     def source_name(self) -> str:
         """Where its files come from, as text."""
         return self.source or f"hf:{self.id}"
+
+    @property
+    def wanted_devices(self) -> int | Literal["auto"]:
+        """How many devices to load on."""
+        return self.min_devices if self.devices == "auto" and self.min_devices is not None else self.devices
+
+    @property
+    def device_floor_bytes(self) -> int:
+        """What each device must have in all, used or not."""
+        return (self.min_device_vram_mb or 0) << 20
 
     @property
     def allowed_nodes(self) -> frozenset[str]:
@@ -64,8 +78,10 @@ def check_spec(spec: ModelSpec, where: str) -> ModelSpec:
         raise ConfigError(f"{where}: context = {spec.context}: expected a number of tokens, at least 1")
     if isinstance(spec.devices, int) and spec.devices < 1:
         raise ConfigError(f'{where}: devices = {spec.devices}: expected a number of devices, at least 1, or "auto"')
-    if spec.vram_mb is not None and spec.vram_mb < 1:
-        raise ConfigError(f"{where}: vram_mb = {spec.vram_mb}: expected a positive number of MiB")
+    for key in ("min_devices", "vram_mb", "min_device_vram_mb"):
+        value = getattr(spec, key)
+        if value is not None and value < 1:
+            raise ConfigError(f"{where}: {key} = {value}: expected at least 1")
     if spec.engine_name != "simulated":
         try:
             parse_source(spec.source_name)

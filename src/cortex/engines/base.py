@@ -27,6 +27,7 @@ class Engine(Protocol):
 
     name: ClassVar[str]
     version: str
+    device_kinds: tuple[str, ...]
 
     async def estimate(self, spec: EngineSpec) -> Estimate:
         """Return the bytes that *spec* will take on each device, without loading it. Raises LoadError."""

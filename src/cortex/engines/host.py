@@ -98,7 +98,7 @@ class Host:
     async def run(self) -> None:
         """Serve until the neuron says Shutdown or is gone."""
         framer = Framer()
-        await self._send(Ready("", self._engine.name, self._engine.version))
+        await self._send(Ready("", self._engine.name, self._engine.version, self._engine.device_kinds))
         async with anyio.create_task_group() as self._tasks:
             while True:
                 try:

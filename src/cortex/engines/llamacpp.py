@@ -164,6 +164,7 @@ class LlamaCpp:
 
     def __init__(self) -> None:
         self.version = f"xllamacpp {xllamacpp.__version__}"
+        self.device_kinds = _device_kinds()
         self._server: Any = None
         self._template_has_tools = False
         self._embeds = False
@@ -415,6 +416,14 @@ def _params(spec: EngineSpec, header: gguf.GgufHeader, context: int, slots: int,
             params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     _place(params, spec.devices, on_gpu)
     return params
+
+
+def _device_kinds() -> tuple[str, ...]:
+    """Return the kinds of devices that this build of llama.cpp computes on; Vulkan drives the GPUs of either maker."""
+    names = [str(device["name"]).lower() for device in xllamacpp.get_device_info()]
+    kinds = {"cuda": ("cuda",), "rocm": ("rocm",), "hip": ("rocm",), "vulkan": ("cuda", "rocm")}
+    found = {kind for name in names for prefix, own in kinds.items() if name.startswith(prefix) for kind in own}
+    return ("cpu", *sorted(found))
 
 
 def _place(params: Any, devices: tuple[Device, ...], on_gpu: bool) -> None:

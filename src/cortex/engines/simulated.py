@@ -87,6 +87,7 @@ class Simulated:
 
     def __init__(self) -> None:
         self.version = __version__
+        self.device_kinds = ("simulated", "cpu", "cuda", "rocm")
         self._options = Options()
         self._spec: EngineSpec | None = None
         self._context = DEFAULT_CONTEXT_TOKENS

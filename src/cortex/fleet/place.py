@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cortex.core.errors import NoFeasibleNode, NoHealthyNode
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import choose_devices
+from cortex.fleet.fit import Room, choose_devices
 from cortex.fleet.view import FleetView, NodeView
 
 
@@ -37,7 +37,7 @@ def place(spec: ModelSpec, view: FleetView) -> Placement:
     for node in view.nodes:
         reason = why_not(spec, node)
         if reason is None:
-            free = sum(room.free_bytes for room in choose_devices(spec.engine_name, node.rooms, spec.devices))
+            free = sum(room.free_bytes for room in _devices_of(spec, node))
             candidates.append(Candidate(node.name, free))
         else:
             rejected.append((node.name, reason))
@@ -53,10 +53,17 @@ def why_not(spec: ModelSpec, node: NodeView) -> str | None:
     if spec.engine_name not in node.engines:
         return f"engine {spec.engine_name!r} is not installed"
     try:
-        choose_devices(spec.engine_name, node.rooms, spec.devices)
+        _devices_of(spec, node)
     except NoFeasibleNode as error:
         return error.message
     return None
+
+
+def _devices_of(spec: ModelSpec, node: NodeView) -> tuple[Room, ...]:
+    """Return the devices of *node* that *spec* would go on. Raises NoFeasibleNode."""
+    kinds = node.engine_devices.get(spec.engine_name, ())
+    floor = spec.device_floor_bytes
+    return choose_devices(spec.engine_name, node.rooms, spec.wanted_devices, kinds=kinds, floor_bytes=floor)
 
 
 def require_candidates(spec: ModelSpec, view: FleetView, placement: Placement) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from cortex.fleet.fit import Room
 from cortex.wire.node_api import ReplicaState
@@ -28,7 +29,10 @@ class ReplicaView:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node. `healthy` is False before its first answer and after too many misses in a row; `reason` says which."""
+    """A node. `healthy` is False before its first answer and after too many misses in a row; `reason` says which.
+
+    `engine_devices` has, for each engine, the kinds of devices that its installation there can compute on.
+    """
 
     name: str
     endpoint: str
@@ -36,6 +40,7 @@ class NodeView:
     reason: str = ""
     boot_id: str = ""
     engines: tuple[str, ...] = ()
+    engine_devices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     rooms: tuple[Room, ...] = ()
     replicas: tuple[ReplicaView, ...] = ()
 

@@ -142,7 +142,8 @@ def load_request(spec: ModelSpec) -> LoadRequest:
         engine=spec.engine_name,
         quant=spec.quant,
         context=spec.context,
-        devices=spec.devices,
+        devices=spec.wanted_devices,
+        min_device_vram_mb=spec.min_device_vram_mb,
         vram_mb=spec.vram_mb,
         options=spec.options,
     )

@@ -121,7 +121,11 @@ def node_view(name: str, endpoint: str, discovery: Discovery, health: Health) ->
         reason="is shutting down" if draining else "",
         boot_id=health.boot_id,
         engines=tuple(discovery.engines),
-        rooms=tuple(Room(d.index, d.kind, d.name, free.get(d.index, 0), d.ordinal) for d in discovery.devices),
+        engine_devices={engine: tuple(kinds) for engine, kinds in discovery.engine_devices.items()},
+        rooms=tuple(
+            Room(d.index, d.kind, d.name, free.get(d.index, 0), d.ordinal, d.memory_total_bytes)
+            for d in discovery.devices
+        ),
         replicas=tuple(
             ReplicaView(
                 model=m.id,

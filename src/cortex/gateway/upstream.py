@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Close: a node that stops sending has no more to say."""
+        self.open = False
         return False
 
     async def exchange(self, request: bytes, sink: Sink, stall_seconds: float | None) -> None:
@@ -65,6 +66,8 @@ class Connection(asyncio.Protocol):
         Raises UpstreamFailed when the connection breaks, UpstreamTimeout when nothing arrives for *stall_seconds*
         (None: for as long as it takes). Cancelling closes the connection.
         """
+        if not self.open:
+            raise UpstreamFailed("the node closed the connection before the request was sent")
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes, self._in_head = 0, True
@@ -81,6 +84,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._sink = self._done = None
             self.used = True
+            self.resume()  # a reader that was behind and left would leave the next request unheard
             if self._stall is not None:
                 self._stall.cancel()
                 self._stall = None
@@ -121,9 +125,15 @@ class Connection(asyncio.Protocol):
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._fail(UpstreamFailed("the node's headers are too large", code="upstream_malformed_response"))
 
+    def on_message_begin(self) -> None:
+        """Refuse a second answer to one request."""
+        if self._done is None or self._done.done():
+            raise UpstreamFailed("the node speaks unasked", code="upstream_malformed_response")
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
-        self._headers[name.lower()] = value
+        """Take a header; trailers mean nothing here."""
+        if self._in_head:
+            self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         """Hand the head on; informational answers are skipped."""
@@ -156,8 +166,11 @@ class Connection(asyncio.Protocol):
             self._stall = self._loop.call_later(self._stall_seconds - silent, self._check_stall)
 
     def _fail(self, error: UpstreamFailed | UpstreamTimeout) -> None:
+        """Fail the request in progress; what goes wrong after its answer was whole costs the connection alone."""
         if self._done is not None and not self._done.done():
             self._done.set_exception(error)
+        else:
+            self.abort()
 
 
 class Pool:
@@ -196,6 +209,8 @@ class Pool:
         """Keep *connection* for the next request, if it is still good."""
         self._busy[address].discard(connection)
         idle = self._idle[address]
+        if len(idle) >= MAX_IDLE_PER_NODE:
+            idle[:] = [kept for kept in idle if kept.open]
         if connection.open and len(idle) < MAX_IDLE_PER_NODE:
             idle.append(connection)
         else:

@@ -43,7 +43,7 @@ class Preload:
         self.state.in_progress = spec.id
         self.state.failed = [failed for failed in self.state.failed if failed.model_id != spec.id]
         try:
-            await self._models.load(spec, spec.devices)
+            await self._models.load(spec, spec.wanted_devices)
         except CortexError as error:
             self.state.failed.append(FailedModel(spec.id, str(error)))
             log.error("preload_failed", model=spec.id, error=str(error))

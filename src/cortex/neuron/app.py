@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import secrets
 import socket
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 
 import anyio
 from starlette.applications import Starlette
@@ -22,6 +20,7 @@ from cortex.neuron.config import NeuronConfig
 from cortex.neuron.devices import all_probes
 from cortex.neuron.discovery import discover
 from cortex.neuron.generation import Generation
+from cortex.neuron.installed import installed_engines, missing_backends, probe_engines
 from cortex.neuron.metrics import Metrics
 from cortex.neuron.models import Models
 from cortex.neuron.readings import Readings
@@ -56,10 +55,11 @@ class Neuron:
     async def lifespan(self, _: Starlette) -> AsyncGenerator[None, None]:
         """Live from the first reading to the last unload."""
         await self.readings.refresh()
+        await self._probe_engines()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.readings.run, name="readings")
             async with anyio.create_task_group() as replicas:
-                self.models = Models(self.config, self.discovery.devices, self.engines, self.readings, replicas)
+                self.models = Models(self.config, self.discovery, self.readings, replicas)
                 self.metrics.observe(self.readings.devices, self.models.describe)
                 self.preload = Preload(self.models, self.config.default_models)
                 tasks.start_soon(self.preload.run, name="preload")
@@ -77,6 +77,16 @@ class Neuron:
             tasks.cancel_scope.cancel()
         log.info("neuron_stopped")
 
+    async def _probe_engines(self) -> None:
+        """Learn what the engines can compute on; one that does not start is not offered."""
+        found = await probe_engines(self.engines, self.config.limits.heartbeat_seconds)
+        self.engines[:] = found
+        self.discovery.engines = self.discovery.harnesses = list(found)
+        self.discovery.engine_devices = found
+        for warning in missing_backends(found, self.discovery.devices):
+            log.warning("engine_lacks_backend", reason=warning)
+            self.discovery.warnings.append(warning)
+
     def health(self) -> Health:
         """Return the node's state from cached readings; nothing here touches a device."""
         activation = self.preload.state
@@ -89,28 +99,6 @@ class Neuron:
             activation=activation,
             models=self.models.describe(),
         )
-
-
-def installed_engines(config: NeuronConfig) -> list[str]:
-    """Return the engines this node offers: those of `[[harnesses]]`, else every one that is installed."""
-    known = sorted(entry.name for entry in entry_points(group="cortex.engines") if _is_complete(entry))
-    if not config.harnesses:
-        return known
-    for harness in config.harnesses:
-        if harness.name not in known:
-            log.warning("engine_unknown", name=harness.name, known=known)
-    return [name for name in known if any(harness.name == name for harness in config.harnesses)]
-
-
-def _is_complete(entry: EntryPoint) -> bool:
-    """Whether the packages of the extra called like the engine are there; nothing of them is imported here."""
-    requires = (entry.dist.requires or []) if entry.dist is not None else []
-    needed = [line for line in requires if re.search(rf"extra == ['\"]{entry.name}['\"]", line)]
-    names = [match[0] for line in needed if (match := re.match(r"[A-Za-z0-9._-]+", line))]
-    try:
-        return all(distribution(name) for name in names)
-    except PackageNotFoundError:
-        return False
 
 
 def listeners_for(config: NeuronConfig) -> Sequence[Listener]:

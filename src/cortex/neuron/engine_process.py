@@ -82,6 +82,7 @@ class EngineProcess:
         self.died = anyio.Event()
         self.ready = anyio.Event()
         self.engine_version = ""
+        self.device_kinds: tuple[str, ...] = ()
         self.reason: str | None = None
 
     @property
@@ -253,7 +254,7 @@ class EngineProcess:
     def _deliver(self, message: FromEngine) -> None:
         self._last_heard = time.monotonic()
         if isinstance(message, Ready):
-            self.engine_version = message.engine_version
+            self.engine_version, self.device_kinds = message.engine_version, message.device_kinds
             self.ready.set()
         elif isinstance(message, Failed) and not message.id:
             self.reason = message.message

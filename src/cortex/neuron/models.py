@@ -20,7 +20,7 @@ from cortex.neuron.engine_process import EngineProcess
 from cortex.neuron.replica import Replica, Running, Serve
 from cortex.neuron.sources import fetch
 from cortex.wire.engine_api import Device, EngineSpec, Progress
-from cortex.wire.node_api import DeviceHealth, DeviceInfo, LoadProgress, ModelInfo
+from cortex.wire.node_api import DeviceHealth, Discovery, LoadProgress, ModelInfo
 
 log = get_logger(__name__)
 
@@ -65,12 +65,11 @@ class Models:
     def __init__(
         self,
         config: NeuronConfig,
-        devices: Sequence[DeviceInfo],
-        engines: Sequence[str],
+        discovery: Discovery,
         readings: Readings,
         tasks: TaskGroup,
     ) -> None:
-        self._config, self._devices, self._engines = config, devices, engines
+        self._config, self._discovery = config, discovery
         self._readings, self._tasks = readings, tasks
         self._replicas: dict[str, Replica] = {}
         self._reserved: dict[str, Mapping[int, int]] = {}
@@ -104,8 +103,8 @@ class Models:
         known = self._replicas.get(spec.id)
         if known is not None and known.state not in ("failed", "unloaded"):
             return known
-        if spec.engine_name not in self._engines:
-            have = ", ".join(self._engines)
+        if spec.engine_name not in self._discovery.engines:
+            have = ", ".join(self._discovery.engines)
             raise NoFeasibleNode(f"engine {spec.engine_name!r} is not installed here; there is {have}")
         replica = self._replicas[spec.id] = Replica(spec, wish, self._config.limits.queue_depth)
         self._tasks.start_soon(replica.run, self._bring_up, name=f"replica:{spec.id}")
@@ -145,7 +144,9 @@ class Models:
         log.info("load_started", model=spec.id, engine=spec.engine_name, source=spec.source_name)
         path = await self._fetch(replica)
         await self._readings.refresh()
-        rooms = choose_devices(spec.engine_name, self._rooms(), replica.wish)
+        kinds = self._discovery.engine_devices.get(spec.engine_name, ())
+        floor = spec.device_floor_bytes
+        rooms = choose_devices(spec.engine_name, self._rooms(), replica.wish, kinds=kinds, floor_bytes=floor)
         engine_spec = EngineSpec(
             model=spec.id,
             engine=spec.engine_name,
@@ -236,7 +237,8 @@ class Models:
             for index, bytes_ in reservation.items():
                 held[index] = held.get(index, 0) + bytes_
         return [
-            Room(d.index, d.kind, d.name, free.get(d.index, 0) - held.get(d.index, 0), d.ordinal) for d in self._devices
+            Room(d.index, d.kind, d.name, free.get(d.index, 0) - held.get(d.index, 0), d.ordinal, d.memory_total_bytes)
+            for d in self._discovery.devices
         ]
 
 

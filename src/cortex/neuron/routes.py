@@ -129,6 +129,7 @@ def _spec_of(asked: LoadRequest) -> tuple[ModelSpec, Wish]:
         quant=asked.quant,
         context=asked.context,
         devices=devices if isinstance(devices, int) else "auto",
+        min_device_vram_mb=asked.min_device_vram_mb,
         vram_mb=asked.vram_mb,
         options=asked.options,
     )

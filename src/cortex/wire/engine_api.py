@@ -132,11 +132,12 @@ class Shutdown(msgspec.Struct, tag=True, frozen=True):
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """The process has imported its engine and listens."""
+    """The process has imported its engine and listens; *device_kinds* are what this build can compute on."""
 
     id: str
     engine: str
     engine_version: str
+    device_kinds: tuple[str, ...] = ()
 
 
 class Loaded(msgspec.Struct, tag=True, frozen=True):

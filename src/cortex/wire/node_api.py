@@ -37,6 +37,7 @@ class Discovery(msgspec.Struct, kw_only=True):
     version: str
     devices: list[DeviceInfo]
     engines: list[str]
+    engine_devices: dict[str, list[str]] = {}
     driver_version: str | None = None
     cuda_version: str | None = None
     harnesses: list[str] = []
@@ -129,6 +130,7 @@ class LoadRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     context: int | None = None
     tensor_parallel: int | None = None
     devices: int | list[int] | Literal["auto"] = "auto"
+    min_device_vram_mb: int | None = None
     vram_mb: int | None = None
     options: dict[str, Any] = {}
 
