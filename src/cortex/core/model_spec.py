@@ -19,8 +19,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     `source` defaults to the hub repository named by `id`; `context` is in tokens per request; `devices` is how many to
     split over (`min_devices` is the original's word for it), and `min_device_vram_mb` is what each of them must have in
     all; `vram_mb` is used where neither a measurement nor the engine's own estimate is at hand; `options` are the
-    engine's own and checked by it. `nodes` says where the model may run; `pinned_on` says the same and protects it there
-    from being displaced.
+    engine's own and checked by it. `nodes` says where the model may run; `pinned_on` says the same and protects it
+    there from being displaced.
     """
 
     id: str
