@@ -185,3 +185,13 @@ def test_children_are_stopped_in_order_and_the_stubborn_one_is_killed(
     assert statuses == [-signal.SIGKILL, -signal.SIGTERM]
     said = capsys.readouterr().err
     assert said.index("stopping the gateway") < said.index("stopping the neuron") < said.index("killing it")
+
+
+def test_a_child_that_dies_is_started_again_until_it_dies_too_often(
+    sleepers: Sleepers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sleepers:
+        sleepers.start("neuron", "raise SystemExit(3)")
+        with pytest.raises(Failure, match=r"the neuron ended 6 times within 60 s: the neuron ended with status 3"):
+            sleepers.keep_up()
+    assert capsys.readouterr().err.count("starting the neuron again") == 5

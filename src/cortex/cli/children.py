@@ -1,4 +1,4 @@
-"""The processes that `cortex up` runs: started with a pipe they die by, stopped in order, never left behind."""
+"""The processes that `cortex up` runs: started with a pipe they die by, restarted, stopped in order, none left behind."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 import click
 
 from cortex.cli.failures import Failure
 
 LAST_LINES = 12
+MAX_RESTARTS, RESTART_WINDOW_SECONDS = 5, 60.0
 _POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass
 class Child:
-    """One process and where it logs."""
+    """One program: its process of the moment, where it logs, and when it had to be started again."""
 
     name: str
+    command: Sequence[str]
     process: subprocess.Popen[bytes]
     log: Path
+    restarts: list[float] = field(default_factory=list)
 
 
 class Children:
@@ -54,13 +58,36 @@ class Children:
         # -P: a click.py in the current directory is not ours.
         command = [sys.executable, "-P", "-m", "cortex.cli", *arguments, "--until-stdin-closes"]
         path = self._directory / f"{name}.log"
-        with path.open("wb") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=dict(self._env), start_new_session=True
-            )
-        child = Child(name, process, path)
+        path.write_bytes(b"")
+        child = Child(name, command, self._spawn(command, path), path)
         self._children.append(child)
         return child
+
+    def _spawn(self, command: Sequence[str], path: Path) -> subprocess.Popen[bytes]:
+        with path.open("ab") as log:
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=dict(self._env), start_new_session=True
+            )
+
+    def keep_up(self) -> NoReturn:
+        """Start again whatever ends, until interrupted; raise Failure once one of them ends too often."""
+        while True:
+            for child in self._children:
+                if child.process.poll() is not None:
+                    self._restart(child)
+            time.sleep(_POLL_SECONDS)
+
+    def _restart(self, child: Child) -> None:
+        now = time.monotonic()
+        child.restarts = [at for at in child.restarts if now - at < RESTART_WINDOW_SECONDS]
+        if len(child.restarts) >= MAX_RESTARTS:
+            often = f"{MAX_RESTARTS + 1} times within {RESTART_WINDOW_SECONDS:.0f} s"
+            raise Failure(f"the {child.name} ended {often}: {obituary(child)}")
+        _say(f"{obituary(child)}\nstarting the {child.name} again")
+        child.restarts.append(now)
+        if child.process.stdin is not None:
+            child.process.stdin.close()
+        child.process = self._spawn(child.command, child.log)
 
     def check(self, within_seconds: float = 0.0) -> None:
         """Raise Failure, with its last words, if one of them has ended or does *within_seconds*."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import signal
 import time
@@ -180,7 +179,7 @@ def _run(plan: Plan, children: Children, *, ask: bool) -> None:
     if spec is not None and ask:
         _ask(plan.endpoint, spec, children)
     click.secho("\nCtrl-C stops everything.", bold=True, err=True)
-    children.check(within_seconds=math.inf)
+    children.keep_up()
 
 
 def _start_neuron(plan: Plan, children: Children, steps: Steps) -> None:

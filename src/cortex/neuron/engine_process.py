@@ -132,6 +132,9 @@ class EngineProcess:
                 tasks.start_soon(self._ping, name="engine:ping")
                 await self._read_messages()
                 tasks.cancel_scope.cancel()
+        except anyio.get_cancelled_exc_class():
+            self.kill()  # nobody wants it any more, and it has nothing to save
+            raise
         finally:
             with anyio.CancelScope(shield=True):
                 await self._reap()
