@@ -1,4 +1,4 @@
-"""The processes that `cortex up` runs: started with a pipe they die by, restarted, stopped in order, none left behind."""
+"""The processes of `cortex up`: started with a pipe they die by, restarted, stopped in order, never left behind."""
 
 from __future__ import annotations
 
