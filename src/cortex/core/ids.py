@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from itertools import count
 
 from cortex.core.errors import BadRequest
 
@@ -11,6 +12,9 @@ _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9][A-Za-z0-9._:
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 MODEL_ID_MAX_CHARS = 200
+
+# Unique without asking the system for randomness at each request.
+_PROCESS, _requests = secrets.token_hex(8), count(1)
 
 
 def is_model_id(text: str) -> bool:
@@ -31,7 +35,7 @@ def check_model_id(text: str, *, param: str = "model") -> str:
 
 def new_request_id() -> str:
     """Return a fresh id that correlates one request across client, gateway, node and engine."""
-    return "req-" + secrets.token_hex(12)
+    return f"req-{_PROCESS}{next(_requests):08x}"
 
 
 def request_id_from(offered: str | None) -> str:

@@ -35,6 +35,7 @@ class Story:
 
     exchange: Exchange
     model: str = "?"
+    known: bool = False
     node: str = "-"
     stream: bool = False
     arrived: float = field(default_factory=time.perf_counter)
@@ -45,6 +46,11 @@ class Story:
     def elapsed(self) -> float:
         """Return the seconds since the request arrived."""
         return time.perf_counter() - self.arrived
+
+    @property
+    def label(self) -> str:
+        """The model as the books have it: what clients make up must not become a series each."""
+        return self.model if self.known else "unknown"
 
     @property
     def first_token_seconds(self) -> float | None:
@@ -69,18 +75,18 @@ class Inference:
         try:
             await self._serve(exchange, story)
         except CortexError as error:
-            self._metrics.failed(story.model, story.node, error.code or str(error.status), story.elapsed())
+            self._metrics.failed(story.label, story.node, error.code or str(error.status), story.elapsed())
             self._log(story, status=error.status, error=str(error), code=error.code)
             raise
         except BaseException:
-            self._metrics.left(story.model, story.node, story.elapsed())
+            self._metrics.left(story.label, story.node, story.elapsed())
             self._log(story, status=499, error="the client went away, or the gateway is stopping")
             raise
         trailer = story.outcome.trailer if story.outcome else None
         if trailer is not None and trailer.finish_reason == "error":
-            self._metrics.failed(story.model, story.node, "stream_error", story.elapsed())
+            self._metrics.failed(story.label, story.node, "stream_error", story.elapsed())
         else:
-            self._metrics.served(story.model, story.node, story.elapsed(), trailer, story.first_token_seconds)
+            self._metrics.served(story.label, story.node, story.elapsed(), trailer, story.first_token_seconds)
         self._log(story, status=exchange.status)
 
     async def _serve(self, exchange: Exchange, story: Story) -> None:
@@ -91,6 +97,7 @@ class Inference:
         if not is_model_id(model):
             raise ModelNotFound(model)
         story.model, story.stream = model, bool(head.stream)
+        story.known = spec is not None or model in self._poller.view.models
         if not head.stream:
             await self._attempts(exchange, story, spec, None)
             return

@@ -86,6 +86,9 @@ class Exchange:
 
     def start(self, status: int, headers: Iterable[tuple[bytes, bytes]], *, length: int | None = None) -> None:
         """Send the head; without *length* the body is chunked, or ends with the connection for HTTP/1.0."""
+        self.wire.send(self._head(status, headers, length))
+
+    def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: int | None) -> bytes:
         self.started, self.status = True, status
         self._chunked = length is None and self.http_11
         if length is None and not self.http_11:
@@ -98,7 +101,7 @@ class Exchange:
         elif self._chunked:
             head.append(b"transfer-encoding: chunked\r\n")
         head.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        self.wire.send(b"".join(head))
+        return b"".join(head)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body; await `writable` now and then."""
@@ -119,9 +122,7 @@ class Exchange:
 
     def respond(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (JSON,)) -> None:
         """Send a whole answer."""
-        self.start(status, headers, length=len(body))
-        if self.method != "HEAD":
-            self.write(body)
+        self.wire.send(self._head(status, headers, len(body)) + (b"" if self.method == "HEAD" else body))
         self.finish()
 
     def fail(self, error: CortexError) -> None:
