@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx2
 import psutil
+
 from harness import alive, free_port, until
 
 
