@@ -1,4 +1,4 @@
-"""A bad network between gateway and node: slow, sliced, cut, silent, garbled. The client hears the truth in each case."""
+"""A bad network between gateway and node: slow, sliced, cut, silent, garbled. The client always hears the truth."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -288,6 +289,34 @@ def test_200_clients_that_hang_up_leave_the_engine_as_it_was(real: tuple[Fleet, 
     assert node.events("replica_crashed") == []
     assert node.events("request_crashed") == gateway.events("request_crashed") == []
     until("no descriptor is left behind", lambda: process.num_fds() <= fds + 3, 10)
+
+
+def test_a_storm_of_resets_is_over_when_it_is_over(tmp_path: Path) -> None:
+    with running(tmp_path, "a") as (fleet, gateway):
+        node = fleet.daemons["a"]
+        assert ask(gateway, "sim", max_tokens=1).status_code == 200
+        processes = [psutil.Process(daemon.process.pid) for daemon in (node, gateway)]
+        fds = [process.num_fds() for process in processes]
+        raw = json.dumps(body_of("sim", stream=True, messages=_tokens(500))).encode()
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        whole = head + b"Content-Length: %d\r\n\r\n" % len(raw) + raw
+        for turn in range(6):
+            clients = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(200)]
+            for client in clients:
+                client.sendall(whole if turn % 2 else whole[: len(whole) // 2])
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", turn % 3 > 0, 0))
+            for client in clients:
+                client.close()
+
+        until("every slot is free", lambda: node.get("/models")[0]["in_flight"] == 0, 5)
+        # At 50 tokens a second, one request that goes on unseen would hold its slot for ten seconds.
+        began = time.monotonic()
+        assert all(ask(gateway, "sim", messages=_tokens(5)).status_code == 200 for _ in range(8))
+        assert time.monotonic() - began < 5
+        until(
+            "no descriptor is left", lambda: all(p.num_fds() <= n + 8 for p, n in zip(processes, fds, strict=True)), 10
+        )
+        assert node.events("request_crashed") == gateway.events("request_crashed") == []
 
 
 def test_five_loads_and_unloads_give_the_memory_back(real: tuple[Fleet, Daemon]) -> None:

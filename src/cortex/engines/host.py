@@ -15,14 +15,17 @@ import sys
 import time
 import traceback
 from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
 
 import anyio
 import msgspec
 from anyio.abc import TaskGroup, UNIXSocketStream
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from cortex.core.errors import RequestError
-from cortex.engines.base import Engine, LoadError
+from cortex.engines.base import Engine, Event, LoadError
 from cortex.wire.engine_api import (
     Abort,
     Chunk,
@@ -138,7 +141,7 @@ class Host:
                     case Measure():
                         await self._send(Estimated(message.id, await self._engine.estimate(message.spec)))
                     case Generate():
-                        await self._generate(message, scope)
+                        await self._generate(message)
                     case Tokenize():
                         await self._send(Chunk(message.id, await self._engine.tokenize(message)))
                         await self._send(Finished(message.id, "stop", Usage(), Timings()))
@@ -163,37 +166,40 @@ class Host:
         self._slots = Slots(info.slots)
         await self._send(Loaded(message.id, info))
 
-    async def _generate(self, message: Generate, scope: anyio.CancelScope) -> None:
-        arrived = time.perf_counter()
+    async def _generate(self, message: Generate) -> None:
+        arrived, queued = time.perf_counter(), 0.0
         prompt_tokens = completion_tokens = 0
         finished: Finished | None = None
         try:
             taken = await self._slots.acquire(message.choices)
             queued = time.perf_counter() - arrived
-            events = self._engine.generate(message)
             try:
-                async for event in events:
-                    if isinstance(event, Finished):
-                        finished = event
-                        continue
-                    if isinstance(event, Progress):
-                        prompt_tokens = event.total
-                    else:
-                        completion_tokens += 1
-                    await self._send(event)
+                await checkpoint_if_cancelled()  # an abort may have come together with its request
+                async with _closed(self._engine.generate(message)) as events:
+                    async for event in events:
+                        if isinstance(event, Finished):
+                            finished = event
+                            continue
+                        if isinstance(event, Progress):
+                            prompt_tokens = event.total
+                        else:
+                            completion_tokens += 1
+                        await self._send(event)
             finally:
-                with anyio.CancelScope(shield=True):
-                    await events.aclose()
                 self._slots.release(taken)
-        finally:
-            if scope.cancel_called and finished is None:
-                with anyio.CancelScope(shield=True):
-                    usage = Usage(prompt_tokens, completion_tokens)
-                    await self._send(Finished(message.id, "aborted", usage, Timings()))
+        except anyio.get_cancelled_exc_class():
+            aborted = Finished(message.id, "aborted", Usage(prompt_tokens, completion_tokens), Timings())
+            await self._finish(finished or aborted, queued)
+            raise
         if finished is None:
             raise RuntimeError("the engine ended a request without finishing it")
-        timings = msgspec.structs.replace(finished.timings, queue_ms=queued * 1000)
-        await self._send(msgspec.structs.replace(finished, timings=timings))
+        await self._finish(finished, queued)
+
+    async def _finish(self, finished: Finished, queued_seconds: float) -> None:
+        """Send the end of a request, which an abort that crosses it does not stop."""
+        timings = msgspec.structs.replace(finished.timings, queue_ms=queued_seconds * 1000)
+        with anyio.CancelScope(shield=True):
+            await self._send(msgspec.structs.replace(finished, timings=timings))
 
     async def _send(self, message: FromEngine) -> None:
         async with self._write_lock:
@@ -203,6 +209,16 @@ class Host:
                     await self._stream.send(encode_message(message))
                 except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                     os._exit(0)  # the neuron is gone, as the reading side is about to find out
+
+
+@asynccontextmanager
+async def _closed(events: AsyncGenerator[Event, None]) -> AsyncIterator[AsyncGenerator[Event, None]]:
+    """Close *events* in the end, and let that take its time even if the request is aborted."""
+    try:
+        yield events
+    finally:
+        with anyio.CancelScope(shield=True):
+            await events.aclose()
 
 
 def load_engine(name: str) -> Engine:

@@ -45,7 +45,9 @@ class CortexGateway:
         self.metrics = Metrics()
         self.created = int(time.time())
         self._pool = Pool(config.limits.connect_seconds)
-        self._client = httpx2.AsyncClient(timeout=config.limits.poll_timeout_seconds, trust_env=False)
+        # Loads hold their connections for as long as they take; polls must not wait for one of those.
+        limits = httpx2.Limits(max_connections=None)
+        self._client = httpx2.AsyncClient(timeout=config.limits.poll_timeout_seconds, limits=limits, trust_env=False)
         self.poller = Poller(config.neurons, config.limits, self._client, self._pool.drop)
         self.drain = Drain()
         self.inference: Inference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,6 +28,8 @@ log = get_logger(__name__)
 
 PATIENCE_SECONDS = 0.9
 MAX_ATTEMPTS = 4
+# The node is well, and the model is not there, or not there yet: it may be loaded, or waited for.
+_STALE = frozenset({"model_not_found", "model_not_ready", "engine_failed"})
 
 
 @dataclass(slots=True)
@@ -78,9 +81,13 @@ class Inference:
             self._metrics.failed(story.label, story.node, error.code or str(error.status), story.elapsed())
             self._log(story, status=error.status, error=str(error), code=error.code)
             raise
-        except BaseException:
+        except asyncio.CancelledError:
             self._metrics.left(story.label, story.node, story.elapsed())
             self._log(story, status=499, error="the client went away, or the gateway is stopping")
+            raise
+        except BaseException as error:
+            self._metrics.failed(story.label, story.node, "internal_error", story.elapsed())
+            self._log(story, status=500, error=repr(error), code="internal_error")
             raise
         trailer = story.outcome.trailer if story.outcome else None
         if trailer is not None and trailer.finish_reason == "error":
@@ -175,7 +182,7 @@ class Inference:
                 del self._busy[key]
 
     async def _note_failure(self, replica: ReplicaView, failure: TryElsewhere, story: Story, avoid: set[str]) -> None:
-        """Look at the node again; a model that is merely gone from it may be loaded there anew, all else is avoided."""
+        """Look at the node again: first of all if the view of it was stale, for it may still serve; else avoid it."""
         self._metrics.retried(story.model, replica.node)
         log.warning(
             "attempt_failed",
@@ -185,9 +192,11 @@ class Inference:
             code=failure.error.code,
             error=str(failure.error),
         )
-        await self._poller.poll(replica.node)
-        if failure.error.code not in ("model_not_found", "model_not_ready", "engine_failed"):
+        if failure.error.code in _STALE:
+            await self._poller.poll(replica.node)
+        else:
             avoid.add(replica.node)
+            self._poller.nudge(replica.node)
 
     def _with_hints(self, error: CortexError, model: str) -> CortexError:
         if isinstance(error, ModelNotFound):

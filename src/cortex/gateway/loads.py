@@ -11,13 +11,13 @@ import httpx2
 import msgspec
 from anyio.abc import TaskGroup
 
-from cortex.core.errors import CortexError, UpstreamFailed
+from cortex.core.errors import BadRequest, CortexError, ShuttingDown, UpstreamFailed
 from cortex.core.logging import get_logger
 from cortex.core.model_spec import ModelSpec
 from cortex.gateway.metrics import Metrics
 from cortex.gateway.poller import Poller
 from cortex.wire.errors import error_from
-from cortex.wire.json import encode
+from cortex.wire.json import decode, encode
 from cortex.wire.node_api import LoadProgress, LoadRequest, ModelInfo
 from cortex.wire.sse import comment
 
@@ -81,7 +81,7 @@ class Loads:
 
     async def _run(self, job: LoadJob, spec: ModelSpec, nodes: Sequence[str]) -> None:
         """Try the nodes in turn until one has the model."""
-        error: CortexError | None = None
+        error: CortexError | None = ShuttingDown(f"the gateway gave up the load of {spec.id}")
         try:
             for node in nodes:
                 job.node, job.progress = node, None
@@ -103,9 +103,9 @@ class Loads:
     async def _load_on(self, job: LoadJob, spec: ModelSpec, node: str) -> CortexError | None:
         """Load on *node*, watching how far it is; return what went wrong."""
         endpoint = self._poller.view.node(node).endpoint
-        result: CortexError | None = None
+        result: CortexError | None = UpstreamFailed(f"node {node} was lost while it loaded {spec.id}")
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch, job, endpoint)
+            tasks.start_soon(self._watch, job, node, tasks.cancel_scope)
             try:
                 answer = await self._client.post(
                     f"{endpoint}/models/load",
@@ -115,6 +115,7 @@ class Loads:
             except httpx2.HTTPError as error:
                 result = UpstreamFailed(f"node {node} was lost while it loaded {spec.id}: {type(error).__name__}")
             else:
+                result = None
                 if answer.status_code >= 300:
                     result = error_from(answer.status_code, answer.content, answer.headers.get("retry-after"))
                     if "x-should-retry" in answer.headers:
@@ -122,16 +123,17 @@ class Loads:
             tasks.cancel_scope.cancel()
         return result
 
-    async def _watch(self, job: LoadJob, endpoint: str) -> None:
-        """Keep the job's progress fresh; that it cannot be had at the moment is no reason to stop."""
-        while True:
+    async def _watch(self, job: LoadJob, node: str, load: anyio.CancelScope) -> None:
+        """Keep the job's progress fresh, and end *load* when the node is taken for dead: it may never say so itself."""
+        while (view := self._poller.view.node(node)).healthy:
             await anyio.sleep(WATCH_SECONDS)
             try:
-                models = _models.decode((await self._client.get(f"{endpoint}/models")).content)
-            except (httpx2.HTTPError, msgspec.MsgspecError) as error:
+                models = decode((await self._client.get(f"{view.endpoint}/models")).content, _models)
+            except (httpx2.HTTPError, BadRequest) as error:
                 log.debug("load_watch_failed", model=job.model, error=str(error))
                 continue
             job.progress = next((model.progress for model in models if model.id == job.model), None)
+        load.cancel()
 
 
 def load_request(spec: ModelSpec) -> LoadRequest:

@@ -9,10 +9,12 @@ import anyio
 import httpx2
 import msgspec
 
+from cortex.core.errors import BadRequest
 from cortex.core.logging import get_logger
 from cortex.fleet.fit import Room
 from cortex.fleet.view import FleetView, NodeView, ReplicaView
 from cortex.gateway.config import Limits, NeuronAddress
+from cortex.wire.json import decode
 from cortex.wire.node_api import Discovery, Health
 
 log = get_logger(__name__)
@@ -23,11 +25,14 @@ _health = msgspec.json.Decoder(Health)
 
 @dataclass(slots=True)
 class _Known:
-    """What the poller remembers of one node between two answers."""
+    """What the poller remembers of one node between two answers; polls are numbered, since they may overlap."""
 
     view: NodeView
     misses: int = 0
     discovery: Discovery | None = None
+    asked: int = 0
+    answered: int = 0
+    missed: int = 0
 
 
 class Poller:
@@ -71,17 +76,22 @@ class Poller:
                     tasks.start_soon(self.poll, name)
 
     async def poll(self, name: str) -> None:
-        """Ask one node now and update the view."""
+        """Ask one node now and update the view, unless what was asked later has been answered already."""
         known = self._known[name]
+        known.asked += 1
+        number = known.asked
         try:
             with anyio.fail_after(self._limits.poll_timeout_seconds):
                 view = await self._ask(known)
-        except (OSError, TimeoutError, httpx2.HTTPError, msgspec.MsgspecError) as error:
-            self._missed(known, error)
+        except (OSError, TimeoutError, httpx2.HTTPError, BadRequest) as error:
+            # Polls that are under way at the same time are silent for one reason: they are one miss.
+            if number > max(known.answered, known.missed):
+                known.missed = known.asked
+                self._missed(known, error)
         else:
-            if not known.view.healthy:
-                log.info("node_healthy", node=name, devices=[room.name for room in view.rooms], boot_id=view.boot_id)
-            known.misses, known.view = 0, view
+            if number > known.answered:
+                known.answered = number
+                self._answered(known, view)
         self.view = FleetView(tuple(k.view for k in self._known.values()))
 
     async def _poll_forever(self, name: str) -> None:
@@ -93,16 +103,22 @@ class Poller:
 
     async def _ask(self, known: _Known) -> NodeView:
         endpoint = known.view.endpoint
-        health = _health.decode((await self._client.get(f"{endpoint}/health")).raise_for_status().content)
+        health = decode((await self._client.get(f"{endpoint}/health")).raise_for_status().content, _health)
         if known.discovery is None or known.discovery.boot_id != health.boot_id:
             answer = (await self._client.get(f"{endpoint}/discovery")).raise_for_status()
-            known.discovery = _discovery.decode(answer.content)
+            known.discovery = decode(answer.content, _discovery)
         return node_view(known.view.name, endpoint, known.discovery, health)
+
+    def _answered(self, known: _Known, view: NodeView) -> None:
+        if not known.view.healthy and view.healthy:
+            devices = [room.name for room in view.rooms]
+            log.info("node_healthy", node=view.name, devices=devices, boot_id=view.boot_id)
+        known.misses, known.view = 0, view
 
     def _missed(self, known: _Known, error: Exception) -> None:
         known.misses += 1
         reason = f"does not answer ({type(error).__name__}{f': {error}' if str(error) else ''})"
-        lost = known.view.healthy and known.misses >= self._limits.misses
+        lost = known.answered > 0 and known.misses == self._limits.misses
         if lost or not known.view.healthy:
             known.view = _unhealthy(known.view, reason)
         if lost:

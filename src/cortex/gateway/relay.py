@@ -124,7 +124,7 @@ class Relay:
             await self._send(exchange, address, model, lambda _: sink, None)
         except CortexError as error:
             raise TryElsewhere(error) from None
-        if sink.status != 200:
+        if sink.status != 200 or not sink.headers.get(b"content-type", b"").startswith(b"application/json"):
             raise _refusal(sink)
         outcome.trailer = decode_trailer(sink.headers.get(b"x-cortex-trailer", b""))
         headers = [JSON, (b"x-cortex-node", node.encode()), *_passed(sink.headers)]
@@ -142,15 +142,20 @@ class Relay:
         """Send the request on a pooled connection; once more on a fresh one if the pooled one had gone stale."""
         request = _request(exchange, address, model)
         connection = await self._pool.take(address)
-        reused = connection.used
-        sink = sink_for(connection)
+        reused, sink = connection.used, sink_for(connection)
         try:
-            await connection.exchange(request, sink, stall_seconds)
+            await self._exchange(connection, address, request, sink, stall_seconds)
         except UpstreamFailed:
             if not reused or sink.status:
                 raise
             connection = await self._pool.fresh(address)
-            await connection.exchange(request, sink_for(connection), stall_seconds)
+            await self._exchange(connection, address, request, sink_for(connection), stall_seconds)
+
+    async def _exchange(
+        self, connection: Connection, address: Address, request: bytes, sink: _Unary, stall_seconds: float | None
+    ) -> None:
+        try:
+            await connection.exchange(request, sink, stall_seconds)
         finally:
             self._pool.give_back(address, connection)
 
@@ -171,13 +176,17 @@ def _passed(headers: dict[bytes, bytes]) -> Headers:
 
 
 def _refusal(sink: _Unary) -> Exception:
-    """Return a node's refusal: for another replica to try, or for the client as it stands."""
+    """Return a node's refusal: for the client as it stands, or for another replica to try.
+
+    What is not in the envelope is not a node's own word, and is nobody's to read; a node that wants a key is the
+    gateway's affair, not the client's.
+    """
     retry_after = sink.headers.get(b"retry-after")
     error: RemoteError = error_from(sink.status, sink.body, retry_after.decode("latin-1") if retry_after else None)
+    if sink.status < 400 or sink.status in (401, 403) or error.code == "upstream_malformed_response":
+        return TryElsewhere(UpstreamFailed(f"the node answered HTTP {sink.status}", code="upstream_malformed_response"))
     if sink.headers.get(b"x-should-retry"):
         error.should_retry = sink.headers[b"x-should-retry"] == b"true"
     if sink.status in _ELSEWHERE or (sink.status == 404 and error.code == "model_not_found"):
         return TryElsewhere(error)
-    if sink.status in (401, 403) or sink.status < 400:
-        return UpstreamFailed(f"the node answered {sink.status}", code="upstream_malformed_response")
     return error

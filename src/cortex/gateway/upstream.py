@@ -56,8 +56,8 @@ class Connection(asyncio.Protocol):
         self._fail(UpstreamFailed("the node closed the connection before the answer was whole"))
 
     def eof_received(self) -> bool:
-        """Close: a node that stops sending has no more to say."""
-        self.open = False
+        """Close at once: a node that stops sending has no more to say, and may not read what is still to be sent."""
+        self.abort()
         return False
 
     async def exchange(self, request: bytes, sink: Sink, stall_seconds: float | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import anyio
 
-from cortex.core.errors import CortexError
+from cortex.core.errors import CortexError, ShuttingDown
 from cortex.core.logging import get_logger
 from cortex.core.model_spec import ModelSpec
 from cortex.neuron.models import Models
@@ -28,7 +28,8 @@ class Preload:
     async def run(self) -> None:
         """Load every spec once, then retry those that may succeed later. A failure never stops the others."""
         again = [spec for spec in self._specs if await self._load(spec)]
-        self.state.state = "ready"
+        if self.state.state == "pre_warming":
+            self.state.state = "ready"
         for delay in RETRY_SECONDS:
             if not again:
                 return
@@ -37,7 +38,9 @@ class Preload:
             again = [spec for spec in again if await self._load(spec)]
 
     async def _load(self, spec: ModelSpec) -> bool:
-        """Load *spec*; return whether trying again later makes sense."""
+        """Load *spec* unless the node is on its way out; return whether trying again later makes sense."""
+        if self.state.state == "draining":
+            return False
         if spec.id in self.state.pending:
             self.state.pending.remove(spec.id)
         self.state.in_progress = spec.id
@@ -47,7 +50,7 @@ class Preload:
         except CortexError as error:
             self.state.failed.append(FailedModel(spec.id, str(error)))
             log.error("preload_failed", model=spec.id, error=str(error))
-            return error.should_retry is not False
+            return error.should_retry is not False and not isinstance(error, ShuttingDown)
         else:
             self.state.completed.append(spec.id)
             return False

@@ -12,15 +12,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 
 import anyio
 from anyio.abc import Process, UNIXSocketStream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from anyio.streams.text import TextReceiveStream
 
 from cortex.core.errors import EngineFailed, LoadFailed
 from cortex.core.logging import get_logger
@@ -74,10 +73,11 @@ class EngineProcess:
         self._inboxes: dict[str, Inbox] = {}
         self._ids = count(1)
         self._words: deque[str] = deque(maxlen=LAST_WORDS)
+        self._unended_line = b""
         self._process: Process
         self._stream: UNIXSocketStream
         self._write_lock = anyio.Lock()
-        self._last_heard = 0.0
+        self._silent_seconds = 0.0
         self._loading = False
         self.died = anyio.Event()
         self.ready = anyio.Event()
@@ -110,15 +110,16 @@ class EngineProcess:
             self._engine,
         ]
         try:
-            self._process = await anyio.open_process(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=self._env,
-                start_new_session=True,
-                pass_fds=[theirs.fileno()],
-            )
+            with anyio.CancelScope(shield=True):  # cut off in the middle, it could leave a child without a parent
+                self._process = await anyio.open_process(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env=self._env,
+                    start_new_session=True,
+                    pass_fds=[theirs.fileno()],
+                )
         except OSError as error:
             ours.close()
             self._end(f"the engine process could not be started: {error}")
@@ -130,18 +131,17 @@ class EngineProcess:
                 tasks.start_soon(self._read_output, name="engine:output")
                 tasks.start_soon(self._watch_heart, name="engine:heart")
                 tasks.start_soon(self._ping, name="engine:ping")
-                await self._read_messages()
+                try:
+                    await self._read_messages()
+                except anyio.get_cancelled_exc_class():
+                    self.kill()  # nobody wants it any more, and it has nothing to save; a send that began ends with it
+                    raise
                 tasks.cancel_scope.cancel()
-        except anyio.get_cancelled_exc_class():
-            self.kill()  # nobody wants it any more, and it has nothing to save
-            raise
         finally:
             with anyio.CancelScope(shield=True):
                 await self._reap()
 
-    async def load(
-        self, spec: EngineSpec, on_progress: MemoryObjectSendStream[Progress], seconds: float
-    ) -> ReplicaInfo:
+    async def load(self, spec: EngineSpec, on_progress: Callable[[Progress], None], seconds: float) -> ReplicaInfo:
         """Load *spec*. Raises LoadFailed, or EngineFailed if the process dies of it or takes longer than *seconds*."""
         await self._until_ready()
         self._loading = True
@@ -150,13 +150,13 @@ class EngineProcess:
                 await self._send(Load(talk.id, spec))
                 async for message in talk:
                     if isinstance(message, Progress):
-                        on_progress.send_nowait(message)
+                        on_progress(message)
                     elif isinstance(message, Loaded):
                         return message.info
                     elif isinstance(message, Failed):
                         raise LoadFailed(message.message)
         finally:
-            self._loading, self._last_heard = False, time.monotonic()
+            self._loading, self._silent_seconds = False, 0.0
         raise EngineFailed(self.reason or "the engine process ended while loading")
 
     async def estimate(self, spec: EngineSpec) -> Estimate:
@@ -190,6 +190,8 @@ class EngineProcess:
                 elif isinstance(message, Failed):
                     talk.over = True
                     raise _remote(message)
+        if not self.died.is_set():
+            raise EngineFailed("the answer was read too slowly, and is given up")
         raise EngineFailed(self.reason or "the engine process ended in the middle of the answer")
 
     async def tokenize(self, body: bytes) -> bytes:
@@ -214,10 +216,11 @@ class EngineProcess:
     def kill(self) -> None:
         """End the child's whole process group now."""
         if self.started and self._process.returncode is None:
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _conversation(self, seconds: float) -> _Conversation:
         return _Conversation(self, f"{next(self._ids)}", seconds)
@@ -233,10 +236,14 @@ class EngineProcess:
 
     async def _send(self, message: ToEngine) -> None:
         try:
+            data = encode_message(message)
+        except OverflowError:
+            raise LoadFailed(f"a number in the spec of {self._model} has more than 64 bits") from None
+        try:
             async with self._write_lock:
                 # Half a message would garble all that follow: a send that began is ended, or ends with the process.
                 with anyio.CancelScope(shield=True):
-                    await self._stream.send(encode_message(message))
+                    await self._stream.send(data)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             raise EngineFailed(self.reason or "the engine process is gone") from None
 
@@ -255,7 +262,7 @@ class EngineProcess:
                 return
 
     def _deliver(self, message: FromEngine) -> None:
-        self._last_heard = time.monotonic()
+        self._silent_seconds = 0.0
         if isinstance(message, Ready):
             self.engine_version, self.device_kinds = message.engine_version, message.device_kinds
             self.ready.set()
@@ -271,20 +278,21 @@ class EngineProcess:
     async def _watch_heart(self) -> None:
         """Kill a child whose loop no longer turns; a load may hold its interpreter for as long as a load may take."""
         await self.ready.wait()
-        while True:
+        while self._silent_seconds <= self._heartbeat_seconds:
             await anyio.sleep(PING_SECONDS)
-            silent = 0.0 if self._loading else time.monotonic() - self._last_heard
-            if silent > self._heartbeat_seconds:
-                self.reason = f"the engine process did not answer for {silent:.0f} s"
-                log.error("engine_hung", model=self._model, pid=self.pid, silent_seconds=silent)
-                self.kill()
-                return
+            # Counted in turns of our own: while this process itself stands still, the child is not silent.
+            self._silent_seconds += 0.0 if self._loading else PING_SECONDS
+        self.reason = f"the engine process did not answer for {self._silent_seconds:.0f} s"
+        log.error("engine_hung", model=self._model, pid=self.pid, silent_seconds=self._silent_seconds)
+        self.kill()
 
     async def _ping(self) -> None:
-        """Give the child something to answer."""
+        """Give the child something to answer, unless it loads and may be unable to."""
         await self.ready.wait()
         while not self.died.is_set():
             await anyio.sleep(PING_SECONDS)
+            if self._loading:
+                continue
             try:
                 await self._send(Ping(""))
             except EngineFailed:
@@ -293,25 +301,28 @@ class EngineProcess:
     async def _read_output(self) -> None:
         """Log what the child prints, and keep its last words."""
         assert self._process.stdout is not None
-        rest = ""
-        async for text in TextReceiveStream(self._process.stdout, errors="replace"):
-            *lines, rest = (rest + text).split("\n")
-            for line in filter(None, (line.strip() for line in lines)):
-                self._words.append(line)
-                log.debug("engine_output", model=self._model, pid=self.pid, line=line)
+        async for data in self._process.stdout:
+            *lines, self._unended_line = (self._unended_line + data).split(b"\n")
+            for line in lines:
+                self._hear(line)
+
+    def _hear(self, raw: bytes) -> None:
+        line = raw.decode(errors="replace").strip()
+        if line:
+            self._words.append(line)
+            log.debug("engine_output", model=self._model, pid=self.pid, line=line)
 
     async def _reap(self) -> None:
         with anyio.move_on_after(EXIT_SECONDS):
             await self._process.wait()
         self.kill()
         code = await self._process.wait()
-        await self._drain_output()
-        await self._process.aclose()
-        self._end(self.reason or _obituary(code))
-
-    async def _drain_output(self) -> None:
+        self._kill_group()  # what the child had started itself, and left behind
         with anyio.move_on_after(0.5):
             await self._read_output()
+        self._hear(self._unended_line)
+        await self._process.aclose()
+        self._end(self.reason or _obituary(code))
 
     def _end(self, reason: str) -> None:
         words = f"; last words: {' | '.join(list(self._words)[-3:])}" if self._words and self.reason is None else ""
@@ -356,16 +367,17 @@ class _Conversation:
                 except EngineFailed:
                     pass  # it died meanwhile: nothing is left to abort
 
-    async def __aiter__(self) -> AsyncIterator[FromEngine]:
-        while True:
-            try:
-                with anyio.fail_after(max(0.0, self._deadline - anyio.current_time())):
-                    message = await self._receive.receive()
-            except anyio.EndOfStream:
-                return
-            except TimeoutError:
-                raise EngineFailed("the engine process did not answer in time") from None
-            yield message
+    def __aiter__(self) -> _Conversation:
+        return self
+
+    async def __anext__(self) -> FromEngine:
+        try:
+            with anyio.fail_after(max(0.0, self._deadline - anyio.current_time())):
+                return await self._receive.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+        except TimeoutError:
+            raise EngineFailed("the engine process did not answer in time") from None
 
 
 def _remote(failed: Failed) -> RemoteError:

@@ -50,10 +50,13 @@ class Trail:
         match event:
             case Progress():
                 if self.prompt_tokens is None:
-                    self._started(event)
+                    self.prompt_tokens = event.total
+                    self._started(event.cached)
             case Chunk():
                 self.chunks += 1
                 if self.first_chunk is None:
+                    if self.prompt_tokens is None:
+                        self._started(None)  # not every engine tells of its prefill
                     self._prefill_done()
                 if log.enabled(TRACE):
                     log.trace("token", request=self.request_id, index=self.chunks, chunk=event.data.decode())
@@ -64,16 +67,15 @@ class Trail:
         """Return the seconds since the request arrived."""
         return time.perf_counter() - self.arrived
 
-    def _started(self, progress: Progress) -> None:
-        self.prompt_tokens = progress.total
+    def _started(self, cached_tokens: int | None) -> None:
         running = self.replica.running
         log.info(
             "generation_started",
             request=self.request_id,
             model=self.replica.spec.id,
             kind=self.request.kind,
-            prompt_tokens=progress.total,
-            cached_tokens=progress.cached,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=cached_tokens,
             max_tokens=self.request.max_tokens,
             sampling=self.request.sampling or {},
             engine=self.replica.spec.engine_name,
@@ -128,7 +130,7 @@ class Generation:
         exchange.require_json()
         request = read_request(KINDS[exchange.path], exchange.body)
         named = exchange.header(b"x-cortex-model")
-        replica = self._models.get(named.decode() if named else request.model)
+        replica = self._models.get(named.decode("latin-1") if named else request.model)
         _check_capability(replica, request)
         headers: Headers = [(b"x-cortex-ignored", ", ".join(request.ignored).encode())] if request.ignored else []
         trail = Trail(exchange.request_id, replica, request, self._metrics)
@@ -154,12 +156,13 @@ class Generation:
         headers: Headers,
     ) -> None:
         last = b"{}"
-        with EventStream(exchange, headers=headers, patience_seconds=PATIENCE_SECONDS) as stream:
+        with EventStream(
+            exchange, headers=headers, patience_seconds=PATIENCE_SECONDS, last_words=_last_words
+        ) as stream:
             async for event in events:
                 trail.note(event)
                 if isinstance(event, Chunk):
                     stream.write(data_event(last := event.data))
-                    exchange.last_words = _last_words
                     await stream.writable()
                 elif isinstance(event, Finished):
                     usage = data_event(usage_chunk(last, event.usage)) if request.include_usage else b""

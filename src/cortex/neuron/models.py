@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Protocol
@@ -201,15 +202,14 @@ class Models:
         check_fit(spec.model, needed, [room for room in self._rooms() if room.index in chosen])
         self._reserved[owner] = needed
         self._readings.watch(process.pid)
-        send, receive = anyio.create_memory_object_stream[Progress](float("inf"))
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_follow, replica, receive)
             tasks.start_soon(self._weigh, replica, process.pid, sum(needed.values()))
-            info = await process.load(spec, send, self._config.limits.load_seconds)
+            info = await process.load(spec, partial(_follow, replica), self._config.limits.load_seconds)
             tasks.cancel_scope.cancel()
+        await self._readings.refresh()
+        # Nothing is awaited here either: what was reserved is never counted beside what is in use.
         if info.simulated and info.memory_bytes is not None:
             self._readings.declare(spec.devices[0].index, owner, info.memory_bytes)
-        await self._readings.refresh()
         self._reserved.pop(owner, None)
         return Running(process, info, [device.index for device in spec.devices])
 
@@ -242,10 +242,9 @@ class Models:
         ]
 
 
-async def _follow(replica: Replica, progress: anyio.abc.ObjectReceiveStream[Progress]) -> None:
-    async for step in progress:
-        percent = round(100 * step.done / step.total, 1) if step.total else None
-        replica.progress = LoadProgress(step.stage, percent)
+def _follow(replica: Replica, step: Progress) -> None:
+    percent = round(100 * step.done / step.total, 1) if step.total else None
+    replica.progress = LoadProgress(step.stage, percent)
 
 
 def _visible(rooms: Sequence[Room]) -> dict[str, str]:

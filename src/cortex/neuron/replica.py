@@ -77,7 +77,7 @@ class Replica:
                     return
         finally:
             self.running = self.process = None
-            self.state = "unloaded" if self._stop.is_set() else "failed"
+            self.state = "unloaded" if self._stop.is_set() or self.error is None else "failed"
             if self.state == "failed":
                 log.error("replica_failed", model=self.spec.id, error=str(self.error))
             self._settled.set()
@@ -104,16 +104,14 @@ class Replica:
             slots=running.info.slots,
             load_seconds=self.load_seconds,
         )
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_first_of, self._stop, tasks.cancel_scope)
-            tasks.start_soon(_first_of, running.process.died, tasks.cancel_scope)
+        await _first_of(self._stop, running.process.died)
         if not self._stop.is_set():
-            self.running = None
+            self.running, self.state, self._settled = None, "loading", anyio.Event()
             raise EngineFailed(running.process.reason or "the engine process is gone")
         self.state = "draining"
         while self.in_flight and not running.process.died.is_set():
             self._idle = anyio.Event()
-            await self._idle.wait()
+            await _first_of(self._idle, running.process.died)
 
     async def _may_restart(self) -> bool:
         """Wait before a restart; False if the failure was a refusal, or came too often."""
@@ -127,15 +125,16 @@ class Replica:
             return False
         delay = min(BACKOFF_SECONDS * 2 ** (len(self._crashes) - 1), MAX_BACKOFF_SECONDS)
         log.error("replica_crashed", model=self.spec.id, error=str(self.error), restart_in_seconds=delay)
-        self.state, self.restarts, self._settled = "loading", self.restarts + 1, anyio.Event()
-        self.progress = LoadProgress("restarting")
+        self.restarts, self.progress = self.restarts + 1, LoadProgress("restarting")
         with anyio.move_on_after(delay):
             await self._stop.wait()
         return True
 
     async def settled(self) -> None:
-        """Wait until the load in progress has ended, well or badly. Raises what it failed of."""
+        """Wait until the load in progress has ended, well or badly. Raises what it failed of, or what cut it short."""
         await self._settled.wait()
+        if self.state == "unloaded":
+            raise ShuttingDown(f"{self.spec.id} was unloaded while it was loading", retry_after_seconds=2)
         if self.state == "failed" and self.error is not None:
             raise self.error
 
@@ -146,7 +145,7 @@ class Replica:
     async def stop(self, drain_seconds: float = math.inf) -> None:
         """Drain for at most *drain_seconds*, unload, and return once the process is gone."""
         self._stop.set()
-        if self.running is not None:
+        if not self._gone.is_set():
             self.state = "draining"
         with anyio.move_on_after(drain_seconds):
             await self._gone.wait()
@@ -213,9 +212,16 @@ class Replica:
         )
 
 
-async def _first_of(event: anyio.Event, scope: anyio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
+async def _first_of(*events: anyio.Event) -> None:
+    """Wait for any one of *events*."""
+
+    async def wait(event: anyio.Event) -> None:
+        await event.wait()
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        for event in events:
+            tasks.start_soon(wait, event)
 
 
 def _first(group: BaseExceptionGroup[CortexError]) -> CortexError:

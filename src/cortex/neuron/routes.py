@@ -125,7 +125,8 @@ def _spec_of(asked: LoadRequest) -> tuple[ModelSpec, Wish]:
     spec = ModelSpec(
         id=name,
         source=asked.source,
-        engine=asked.engine or asked.harness,
+        engine=asked.engine,
+        harness=asked.harness,
         quant=asked.quant,
         context=asked.context,
         devices=devices if isinstance(devices, int) else "auto",

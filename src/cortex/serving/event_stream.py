@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from types import TracebackType
 
+from cortex.core.errors import CortexError
 from cortex.serving.exchange import EVENT_STREAM, Exchange, Headers
 from cortex.wire.errors import openai_event
 from cortex.wire.sse import KEEP_ALIVE
@@ -15,7 +16,8 @@ class EventStream:
     """The answer of *exchange* as events.
 
     The head waits for the first event, so that a refusal can still be a clean status; after *patience_seconds* it goes
-    out with a comment, and from then on a comment fills every second in which nothing else was sent.
+    out with a comment, and from then on a comment fills every second in which nothing else was sent. *last_words* is
+    how it ends when its handler fails after that.
     """
 
     def __init__(
@@ -26,8 +28,9 @@ class EventStream:
         patience_seconds: float,
         every_seconds: float = 1.0,
         comment: Callable[[], bytes] = lambda: KEEP_ALIVE,
+        last_words: Callable[[CortexError], bytes] = openai_event,
     ) -> None:
-        self._exchange, self._comment = exchange, comment
+        self._exchange, self._comment, self._last_words = exchange, comment, last_words
         self.headers: Headers = headers or []
         self._patience, self._every = patience_seconds, every_seconds
         self._loop = asyncio.get_running_loop()
@@ -52,7 +55,7 @@ class EventStream:
     def open(self) -> None:
         """Send the head now."""
         if not self._exchange.started:
-            self._exchange.last_words = openai_event
+            self._exchange.last_words = self._last_words
             self._exchange.start(200, [*EVENT_STREAM, *self.headers])
 
     def write(self, data: bytes) -> None:

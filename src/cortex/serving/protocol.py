@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import anyio
 import httptools
 
 from cortex.core.errors import (
@@ -85,7 +86,7 @@ class HttpProtocol(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[Exchange] = deque()
         self._current: Exchange | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._scope: anyio.CancelScope | None = None
         self._writable: asyncio.Future[None] | None = None
         self._stalled: asyncio.TimerHandle | None = None
         self._peer: tuple[str, int] | None = None
@@ -116,21 +117,35 @@ class HttpProtocol(asyncio.Protocol):
         self._arm(KEEP_ALIVE_SECONDS, self._close)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the handler: nobody waits for its answer any more."""
-        self._lost = True
+        """Let go of the connection."""
+        self._leave()
         self._state.connections.discard(self)
-        self._disarm()
         if self._stalled is not None:
             self._stalled.cancel()
-        if self._writable is not None and not self._writable.done():
-            self._writable.cancel()
-        self._waiting.clear()
-        if self._task is not None:
-            self._task.cancel()
 
     def eof_received(self) -> bool:
         """Take a closed sending side for a client that is gone: the two cannot be told apart without writing."""
-        return False
+        self._leave()
+        return False  # what was written before is still sent, to a client that reads on
+
+    def _leave(self) -> None:
+        """Cancel the handler: nobody waits for its answer any more."""
+        self._lost = True
+        self._disarm()
+        if self._writable is not None and not self._writable.done():
+            self._writable.cancel()
+        self._waiting.clear()
+        self.cut()
+
+    def cut(self) -> None:
+        """Cancel the handler. What it must finish first, such as telling an engine to stop, it is let finish."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def _give_up(self) -> None:
+        """Let go of a client that does not read."""
+        self._leave()
+        self._transport.abort()
 
     def shutdown(self) -> None:
         """Close now if idle, else after the answer in progress; uvicorn calls this when it stops."""
@@ -143,7 +158,7 @@ class HttpProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Hold whoever writes until the reader has caught up; a reader that never does is let go."""
         self._writable = self._loop.create_future()
-        self._stalled = self._loop.call_later(STALLED_READER_SECONDS, self._transport.abort)
+        self._stalled = self._loop.call_later(STALLED_READER_SECONDS, self._give_up)
 
     def resume_writing(self) -> None:
         """Let the writer go on."""
@@ -343,20 +358,28 @@ class HttpProtocol(asyncio.Protocol):
         self._current = exchange
         self._state.total_requests += 1
         # This connection owns the task: it is cancelled when the client goes, and uvicorn waits for it when it stops.
-        self._task = self._loop.create_task(self._handle(exchange))
-        self._state.tasks.add(self._task)
-        self._task.add_done_callback(self._state.tasks.discard)
+        self._scope = anyio.CancelScope()
+        task = self._loop.create_task(self._handle(exchange, self._scope))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
 
-    async def _handle(self, exchange: Exchange) -> None:
-        """Run the handler; this is the request boundary, where whatever went wrong becomes an answer."""
+    async def _handle(self, exchange: Exchange, scope: anyio.CancelScope) -> None:
+        """Run the handler in a scope of its own: asyncio's own cancel would reach into what is shielded."""
+        with scope:
+            await self._answer(exchange)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        """Serve one request; this is its boundary, where whatever went wrong becomes an answer."""
         try:
             if self._closing or self.site.drain.begun:
                 exchange.keep_alive = False
-            handler = self.site.handlers.get(exchange.path) if exchange.method == "POST" else None
+            handler = self.site.handlers.get(exchange.path)
             if handler is None:
                 if exchange.method not in _METHODS:
                     raise MethodNotAllowed(f"{exchange.method} is not offered")
                 await run_asgi(self.site.application, exchange, self._app_state)
+            elif exchange.method != "POST":
+                raise MethodNotAllowed(f"{exchange.path} is for POST")
             elif self.site.drain.begun:
                 raise ShuttingDown("the server is shutting down")
             else:

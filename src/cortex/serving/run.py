@@ -15,7 +15,7 @@ import uvicorn
 
 from cortex.core.errors import ConfigError
 from cortex.core.logging import get_logger
-from cortex.serving.protocol import Site, protocol_for
+from cortex.serving.protocol import HttpProtocol, Site, protocol_for
 
 log = get_logger(__name__)
 
@@ -116,11 +116,11 @@ async def _drain(
         while any(server.server_state.tasks for server in servers) and not again.is_set():
             await anyio.sleep(TICK_SECONDS)
     for server in servers:
-        cut = [task for task in server.server_state.tasks if not task.done()]
-        if cut:
-            log.warning("drain_cut_short", requests=len(cut))
-        for task in cut:
-            task.cancel()
+        if server.server_state.tasks:
+            log.warning("drain_cut_short", requests=len(server.server_state.tasks))
+        for connection in list(server.server_state.connections):
+            if isinstance(connection, HttpProtocol):
+                connection.cut()
         server.should_exit = True
 
 

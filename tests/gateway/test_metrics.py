@@ -1,0 +1,140 @@
+"""What the gateway counts, as Prometheus reads it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from cortex.core.model_spec import ModelSpec
+from cortex.gateway.app import CortexGateway
+from cortex.gateway.metrics import DURATION_BUCKETS, SPEED_BUCKETS, TTFT_BUCKETS
+from fake_fleet import Call, FakeFleet, Gateway, ask
+
+pytestmark = pytest.mark.anyio
+
+AT = {"model": "m", "node": "a"}
+
+
+async def families(gateway: Gateway) -> dict[str, Any]:
+    await gateway.idle()
+    answer = await gateway.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    return {family.name: family for family in text_string_to_metric_families(answer.text)}
+
+
+@pytest.mark.parametrize(
+    ("name", "buckets"),
+    [
+        ("cortex_request_duration_seconds", DURATION_BUCKETS),
+        ("cortex_time_to_first_token_seconds", TTFT_BUCKETS),
+        ("cortex_tokens_per_second", SPEED_BUCKETS),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_times_and_speeds_are_histograms(
+    fleet: FakeFleet, name: str, buckets: tuple[float, ...], stream: bool
+) -> None:
+    await fleet.node()
+    gateway = await fleet.gateway()
+    await gateway.post(ask(stream=stream))
+    family = (await families(gateway))[name]
+    bounds = [float(s.labels["le"]) for s in family.samples if s.name.endswith("_bucket")]
+
+    assert family.type == "histogram"
+    assert bounds == [*buckets, float("inf")]
+    assert await gateway.sample(f"{name}_count", **AT) == 1
+
+
+async def test_an_answer_is_counted_with_the_figures_of_its_trailer(fleet: FakeFleet) -> None:
+    await fleet.node()
+    gateway = await fleet.gateway()
+    await gateway.post(ask(stream=True))
+    await gateway.post(ask())
+
+    assert await gateway.sample("cortex_requests_total", **AT) == 2
+    assert await gateway.sample("cortex_prompt_tokens_total", **AT) == 14
+    assert await gateway.sample("cortex_completion_tokens_total", **AT) == 6
+    assert await gateway.sample("cortex_cached_prompt_tokens_total", **AT) == 4
+    assert await gateway.sample("cortex_tokens_per_second_sum", **AT) == pytest.approx(60)
+    assert await gateway.sample("cortex_time_to_first_token_seconds_sum", **AT) >= 0.05
+
+
+async def test_an_error_is_counted_by_its_code(fleet: FakeFleet) -> None:
+    node = await fleet.node()
+    gateway = await fleet.gateway()
+    node.script(lambda call: call.refuse(429, "rate_limit_exceeded"))
+    await gateway.post(ask())
+
+    assert await gateway.sample("cortex_requests_total", **AT) == 1
+    assert await gateway.sample("cortex_request_errors_total", **AT, code="rate_limit_exceeded") == 1
+    assert await gateway.sample("cortex_client_disconnects_total", **AT) == 0
+
+
+async def test_a_client_that_leaves_is_counted_as_such(fleet: FakeFleet) -> None:
+    node = await fleet.node()
+    gateway = await fleet.gateway()
+    node.script(Call.caller_left)
+    client = await gateway.connect(ask())
+    await node.call()
+    client.hang_up()
+
+    assert await gateway.sample("cortex_client_disconnects_total", **AT) == 1
+    assert await gateway.sample("cortex_requests_total", **AT) == 1
+
+
+async def test_our_own_crash_is_not_taken_for_a_client_that_left(
+    fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fleet.node()
+    gateway = await fleet.gateway()
+
+    async def crash(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(gateway.cortex.inference._relay, "unary", crash)
+    answer = await gateway.post(ask())
+    await gateway.idle()
+    fleet.logs[:] = [line for line in fleet.logs if line["event"] != "request_crashed"]
+
+    assert answer.status_code == 500
+    assert await gateway.sample("cortex_client_disconnects_total", **AT) == 0
+    assert await gateway.sample("cortex_request_errors_total", **AT, code="internal_error") == 1
+
+
+@pytest.mark.parametrize("nodes", [0, 1])
+async def test_names_that_clients_make_up_are_counted_as_one(fleet: FakeFleet, nodes: int) -> None:
+    """A label for each would let a client fill the memory."""
+    for _ in range(nodes):
+        await fleet.node()
+    gateway = await fleet.gateway(ModelSpec(id="known"))
+    await asyncio.gather(*(gateway.post(ask(f"made-up-{n}")) for n in range(5)))
+    requests = (await families(gateway))["cortex_requests"]
+
+    assert {sample.labels["model"] for sample in requests.samples} == {"unknown"}
+    assert await gateway.sample("cortex_requests_total", model="unknown", node="-") == 5
+
+
+async def test_the_fleet_is_shown_as_it_is_now(fleet: FakeFleet) -> None:
+    node = await fleet.node()
+    gateway = await fleet.gateway()
+    seen = await families(gateway)
+    node.models.clear()
+    await gateway.cortex.poller.poll("a")
+    later = await families(gateway)
+
+    assert [s.value for s in seen["cortex_node_healthy"].samples] == [1.0]
+    assert [s.value for s in seen["cortex_device_memory_free_bytes"].samples] == [node.free_bytes]
+    assert [s.labels for s in seen["cortex_model_in_flight"].samples] == [{"node": "a", "model": "m"}]
+    assert later["cortex_model_in_flight"].samples == []
+
+
+def test_two_gateways_in_one_process_count_on_their_own(fleet: FakeFleet) -> None:
+    from cortex.gateway.catalogue import Catalogue
+    from cortex.gateway.config import GatewayConfig
+
+    first, second = (CortexGateway(GatewayConfig(), Catalogue()) for _ in range(2))
+    first.metrics.retried("m", "a")
+    assert second.metrics.registry.get_sample_value("cortex_retries_total", AT) is None
