@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_gateway_alone_pulls_no_inference_stack() -> None:
-    always = {re.split(r"[^A-Za-z0-9._-]", line)[0] for line in requires("cortex-fleet") or () if "extra ==" not in line}
+    always = {
+        re.split(r"[^A-Za-z0-9._-]", line)[0] for line in requires("cortex-fleet") or () if "extra ==" not in line
+    }
 
     assert {"uvicorn", "httptools", "msgspec"} <= always
     assert not always & STACKS

@@ -105,8 +105,18 @@ def test_any_stream_of_whole_events_comes_out_as_it_went_in(events: list[bytes],
 def test_an_event_that_never_ends_is_never_sent(size: int) -> None:
     subject = EventRelay()
 
-    assert subject.feed(DONE + HELLO[:size]) == DONE
+    assert subject.feed(HELLO + HELLO[:size]) == HELLO
     assert subject.feed(b"") == b""
+
+
+@pytest.mark.parametrize("border", [0, 3, len(HELLO), len(HELLO + DONE) - 1])
+def test_success_is_not_told_before_the_trailer_proves_it(border: int) -> None:
+    subject, whole = EventRelay(), HELLO + DONE
+
+    assert subject.feed(whole[:border]) + subject.feed(whole[border:]) == HELLO
+    assert subject.trailer is None
+    assert subject.feed(TAIL) == DONE
+    assert subject.trailer == TRAILER
 
 
 def test_data_counts_as_seen_only_once_its_event_went_out() -> None:

@@ -162,8 +162,9 @@ class Relay:
 
 def _request(exchange: Exchange, address: Address, model: str) -> bytes:
     """Return the request for the node: the client's body byte for byte, and only headers of our own."""
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
     head = (
-        f"POST {exchange.path} HTTP/1.1\r\nhost: {address[0]}:{address[1]}\r\ncontent-type: application/json\r\n"
+        f"POST {exchange.path} HTTP/1.1\r\nhost: {host}:{address[1]}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(exchange.body)}\r\nx-request-id: {exchange.request_id}\r\n"
         f"x-cortex-model: {model}\r\n\r\n"
     )

@@ -195,8 +195,10 @@ class HttpProtocol(asyncio.Protocol):
             self._timer = None
 
     def _close(self) -> None:
+        """Close once what was written is out; a reader that does not take it is not waited for for ever."""
         if not self._lost:
             self._transport.close()
+            self._arm(STALLED_READER_SECONDS, self._transport.abort)
 
     # a request comes in -----------------------------------------------------------------------------------------------
 
@@ -422,7 +424,7 @@ class HttpProtocol(asyncio.Protocol):
                 self._transport.write_eof()
             self._arm(LINGER_SECONDS, self._close)
         else:
-            self._transport.close()
+            self._close()
 
 
 def protocol_for(site: Site) -> type[HttpProtocol]:

@@ -17,6 +17,7 @@ from cortex.wire.engine_api import Timings, Usage
 
 KEEP_ALIVE = b": keep-alive\n\n"
 _MARK = b": cortex "
+_DONE = b"data: [DONE]\n\n"
 _LINE_MARK = b"\n: cortex "
 MAX_HELD_BYTES = 16 << 20
 
@@ -65,30 +66,35 @@ class EventRelay:
     """Pass whole events on and keep the trailer back: `feed(bytes) -> bytes`."""
 
     def __init__(self) -> None:
-        self._held = b""
+        self._held = bytearray()
         self.trailer: Trailer | None = None
         self.saw_data = False
 
     def feed(self, data: bytes) -> bytes:
         """Return what of *data*, and of what was held before, the client may have now."""
-        if not self._held and data.endswith(b"\n\n") and _LINE_MARK not in data and not data.startswith(_MARK):
+        plain = _LINE_MARK not in data and not data.startswith(_MARK) and not data.endswith(_DONE)
+        if plain and not self._held and data.endswith(b"\n\n"):
             self.saw_data = self.saw_data or data.startswith(b"data:") or b"\ndata:" in data
             return data
         return self._slow(data)
 
     def _slow(self, data: bytes) -> bytes:
-        held = self._held + data
-        end = held.rfind(b"\n\n")
+        held, searched = self._held, max(0, len(self._held) - 1)
+        held += data
+        end = held.rfind(b"\n\n", searched)
         if end < 0:
             if len(held) > MAX_HELD_BYTES:
                 raise UpstreamFailed(f"an event of the node is larger than {MAX_HELD_BYTES} bytes")
-            self._held = held
             return b""
-        whole, self._held = held[: end + 2], held[end + 2 :]
+        whole = bytes(held[: end + 2])
+        del held[: end + 2]
         at = 0 if whole.startswith(_MARK) else whole.find(_LINE_MARK) + 1
         if at > 0 or whole.startswith(_MARK):
             line_end = whole.index(b"\n", at)
             self.trailer = decode_trailer(whole[at + len(_MARK) : line_end])
             whole = whole[:at] + whole[line_end + 2 :]
+        elif whole.endswith(_DONE):
+            # A success is told only once the trailer proves it: a stream cut right here was not whole.
+            whole, held[:0] = whole[: -len(_DONE)], _DONE
         self.saw_data = self.saw_data or whole.startswith(b"data:") or b"\ndata:" in whole
         return whole
