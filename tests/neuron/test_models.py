@@ -24,11 +24,11 @@ from cortex.core.errors import (
     ShuttingDown,
 )
 from cortex.core.model_spec import ModelSpec
-from cortex.neuron import models as subject
+from cortex.neuron import loading
 from cortex.neuron.config import Limits, NeuronConfig, SimulatedDevice
 from cortex.neuron.devices import all_probes
 from cortex.neuron.discovery import discover
-from cortex.neuron.models import Models
+from cortex.neuron.models import Models, differences
 from cortex.neuron.readings import Readings
 from cortex.neuron.replica import Replica
 from cortex.wire.engine_api import Chunk, Finished, Progress
@@ -357,7 +357,7 @@ def test_a_name_that_is_nearly_right_is_suggested() -> None:
 
 
 def test_a_load_that_cannot_tell_its_progress_is_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "WEIGH_SECONDS", 0.01)
+    monkeypatch.setattr(loading, "WEIGH_SECONDS", 0.01)
 
     class Scales(Readings):
         def memory_of(self, pid: int) -> int | None:
@@ -368,7 +368,7 @@ def test_a_load_that_cannot_tell_its_progress_is_weighed(monkeypatch: pytest.Mon
             it.models._readings = Scales(it.devices, all_probes())
             replica = Replica(spec_of("m"), "auto", 1)
             replica.progress = LoadProgress("weights")
-            tasks.start_soon(it.models._weigh, replica, 1, 2000 * MIB)
+            tasks.start_soon(it.models._loader._weigh, replica, 1, 2000 * MIB)
             while replica.progress.percent is None:
                 await anyio.sleep(0.01)
             assert replica.progress == LoadProgress("weights", 25.0)
@@ -378,3 +378,43 @@ def test_a_load_that_cannot_tell_its_progress_is_weighed(monkeypatch: pytest.Mon
             tasks.cancel_scope.cancel()
 
     play(scene)
+
+
+def test_two_loads_at_once_find_room_on_two_devices() -> None:
+    async def scene() -> None:
+        async with node(3000, 3000) as it:
+            replicas = await at_once(it.load("a"), it.load("b"))
+
+            devices = [replica.running.devices for replica in replicas if replica.running is not None]
+            assert sorted(devices) == [[0], [1]]
+
+    play(scene)
+
+
+def test_a_load_with_other_settings_leaves_the_replica_as_it_is_and_says_so() -> None:
+    async def scene() -> None:
+        async with node() as it:
+            first = await it.load("a")
+            with capture_logs() as logs:
+                again = await it.load("a", tokens_per_second=7)
+
+            assert again is first
+            assert [(line["event"], line["differs"]) for line in logs if line["event"] == "load_differs"] == [
+                ("load_differs", ["options"])
+            ]
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("asked", "differing"),
+    [
+        (ModelSpec(id="m"), []),
+        (ModelSpec(id="m", context=1024), []),
+        (ModelSpec(id="m", context=2048, quant="Q8_0"), ["quant", "context"]),
+        (ModelSpec(id="m", harness="simulated"), ["engine"]),
+        (ModelSpec(id="m", engine="llamacpp"), []),
+    ],
+)
+def test_only_what_is_asked_for_can_differ(asked: ModelSpec, differing: list[str]) -> None:
+    assert differences(asked, ModelSpec(id="m", context=1024)) == differing

@@ -433,3 +433,19 @@ def test_a_restarting_replica_says_so_and_why() -> None:
         assert listed.progress == LoadProgress("restarting")
 
     play(scene)
+
+
+def test_a_mistake_of_ours_costs_one_replica_and_not_the_node() -> None:
+    async def scene() -> None:
+        async def broken(_: Replica, __: Serve) -> None:
+            raise RuntimeError("a bug")
+
+        replica = Replica(ModelSpec(id="m"), "auto", 1)
+        with anyio.fail_after(5):
+            await replica.run(broken)
+
+        assert replica.state == "failed"
+        with pytest.raises(EngineFailed, match="a bug"):
+            await replica.settled()
+
+    anyio.run(scene)

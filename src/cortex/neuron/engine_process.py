@@ -78,7 +78,7 @@ class EngineProcess:
         self._stream: UNIXSocketStream
         self._write_lock = anyio.Lock()
         self._silent_seconds = 0.0
-        self._loading = False
+        self._loading = self._refused = False
         self.died = anyio.Event()
         self.ready = anyio.Event()
         self.engine_version = ""
@@ -122,6 +122,7 @@ class EngineProcess:
                 )
         except OSError as error:
             ours.close()
+            self._refused = True
             self._end(f"the engine process could not be started: {error}")
             return
         finally:
@@ -230,7 +231,8 @@ class EngineProcess:
         with anyio.move_on_after(START_SECONDS):
             await self.ready.wait()
         if self.died.is_set():
-            raise LoadFailed(self.reason or "the engine process ended before it was ready")
+            refusal = LoadFailed if self._refused else EngineFailed
+            raise refusal(self.reason or "the engine process ended before it was ready")
         if not self.ready.is_set():
             raise EngineFailed(f"the engine process was not ready within {START_SECONDS:.0f} s")
 
@@ -267,7 +269,7 @@ class EngineProcess:
             self.engine_version, self.device_kinds = message.engine_version, message.device_kinds
             self.ready.set()
         elif isinstance(message, Failed) and not message.id:
-            self.reason = message.message
+            self.reason, self._refused = message.message, True
         elif not isinstance(message, Pong) and (inbox := self._inboxes.get(message.id)) is not None:
             try:
                 inbox.send_nowait(message)

@@ -73,6 +73,9 @@ class Replica:
                         tasks.cancel_scope.cancel()
                 except* CortexError as group:
                     self.error = _first(group)
+                except* Exception as group:  # the boundary of a replica: a mistake of ours costs one, not the node
+                    log.error("replica_broke", model=self.spec.id, exc_info=group)
+                    self.error = EngineFailed(f"internal error: {group.exceptions[0]!r}; see the log")
                 if self._stop.is_set() or not await self._may_restart():
                     return
         finally:

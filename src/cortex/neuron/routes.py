@@ -17,6 +17,7 @@ from cortex import __version__
 from cortex.core.errors import BadRequest, ConfigError
 from cortex.core.model_spec import ModelSpec, check_spec
 from cortex.fleet.fit import Wish
+from cortex.neuron.models import differences
 from cortex.serving.application import error_handlers, json_response
 from cortex.wire.json import decode, encode, fields_of
 from cortex.wire.node_api import LoadRequest, UnloadRequest, Version
@@ -84,8 +85,10 @@ class NodeRoutes:
             replica = self._neuron.models.start_load(spec, wish)
             if replica.state != "ready":
                 return json_response({"status": replica.state, "model_id": spec.id}, status=202)
-        await self._neuron.models.load(spec, wish)
-        return json_response({"status": "loaded", "model_id": spec.id})
+        replica = await self._neuron.models.load(spec, wish)
+        differing = differences(spec, replica.spec)
+        note = {"differs": differing} if differing else {}
+        return json_response({"status": "loaded", "model_id": spec.id, **note})
 
     async def unload(self, request: Request) -> Response:
         """`POST /models/unload`: drain, end the process, and answer when the memory is back."""
@@ -99,7 +102,7 @@ class NodeRoutes:
     async def endpoint(self, request: Request) -> Response:
         """`GET /models/{id}/endpoint`: where to send requests for a model, as the caller reached us."""
         self._neuron.models.get(request.path_params["model"])
-        return json_response({"url": f"http://{request.headers['host']}"})
+        return json_response({"url": f"http://{request.headers.get('host', 'localhost')}"})
 
     async def tokenize(self, request: Request) -> Response:
         """`POST /tokenize`: `{"model", "content" or "messages"}` to token ids."""
