@@ -27,6 +27,18 @@ def free_port() -> int:
         return port
 
 
+def free_pair() -> int:
+    """Return a port that was free a moment ago, and the next one too: metrics listen there."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):
+                continue
+        return port
+
+
 T = TypeVar("T")
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import httpx2
 import psutil
 
-from harness import alive, free_port, until
+from harness import alive, free_pair, free_port, until
 
 
 def test_up_proves_itself_restarts_what_dies_and_leaves_nothing_behind(tmp_path: Path, demo_gguf: Path) -> None:
-    api, node = free_port(), free_port()
+    api, node = free_pair(), free_port()
     (tmp_path / "models.toml").write_text(f'[[models]]\nid = "demo"\nsource = "{demo_gguf}"\ncontext = 512\n')
     command = [str(Path(sys.executable).parent / "cortex"), "up", "--models", str(tmp_path / "models.toml")]
     command += ["--listen", f"127.0.0.1:{api}", "--neuron-port", str(node), "--state", str(tmp_path / "state")]
@@ -26,7 +26,8 @@ def test_up_proves_itself_restarts_what_dies_and_leaves_nothing_behind(tmp_path:
         reader = threading.Thread(target=lambda: said.extend(up.stdout or ()))
         reader.start()
         try:
-            until("the proof", lambda: any("Ctrl-C stops everything" in line for line in said))
+            until("the proof", lambda: up.poll() is not None or any("Ctrl-C stops everything" in line for line in said))
+            assert up.poll() is None, "".join(said)
             family = psutil.Process(up.pid).children(recursive=True)
             neuron = next(p for p in family if "neuron" in p.cmdline() and "serve" in p.cmdline())
             os.kill(neuron.pid, signal.SIGKILL)

@@ -28,11 +28,13 @@ from cortex.neuron import loading
 from cortex.neuron.config import Limits, NeuronConfig, SimulatedDevice
 from cortex.neuron.devices import all_probes
 from cortex.neuron.discovery import discover
+from cortex.neuron.loading import Loader
+from cortex.neuron.memory import Memory
 from cortex.neuron.models import Models, differences
 from cortex.neuron.readings import Readings
 from cortex.neuron.replica import Replica
 from cortex.wire.engine_api import Chunk, Finished, Progress
-from cortex.wire.node_api import DeviceInfo, LoadProgress
+from cortex.wire.node_api import DeviceInfo, Discovery, LoadProgress
 from harness import alive
 
 MIB = 1 << 20
@@ -356,6 +358,9 @@ def test_a_name_that_is_nearly_right_is_suggested() -> None:
     play(scene)
 
 
+EMPTY: dict[str, Any] = {"hostname": "", "os": "", "kernel": "", "boot_id": "", "version": "", "engines": []}
+
+
 def test_a_load_that_cannot_tell_its_progress_is_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "WEIGH_SECONDS", 0.01)
 
@@ -365,10 +370,11 @@ def test_a_load_that_cannot_tell_its_progress_is_weighed(monkeypatch: pytest.Mon
 
     async def scene() -> None:
         async with node() as it, anyio.create_task_group() as tasks:
-            it.models._readings = Scales(it.devices, all_probes())
+            memory = Memory(Discovery(**EMPTY, devices=it.devices), Scales(it.devices, all_probes()))
+            loader = Loader(NeuronConfig(), memory)
             replica = Replica(spec_of("m"), "auto", 1)
             replica.progress = LoadProgress("weights")
-            tasks.start_soon(it.models._loader._weigh, replica, 1, 2000 * MIB)
+            tasks.start_soon(loader._weigh, replica, 1, 2000 * MIB)
             while replica.progress.percent is None:
                 await anyio.sleep(0.01)
             assert replica.progress == LoadProgress("weights", 25.0)

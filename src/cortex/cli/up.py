@@ -112,6 +112,8 @@ def prepare(wanted: Wanted, directory: Path, env: Mapping[str, str]) -> Plan:
         _check_free(gateway.listen, "--listen")
         _check_free(gateway.metrics_listen, "--listen")
         _check_free(f"{neuron.host}:{neuron.port}", "--neuron-port")
+        if parse_address(gateway.metrics_listen, "--listen")[1] == neuron.port:
+            raise Misconfigured(f"port {neuron.port} is the gateway's for its metrics: choose another --neuron-port")
     return Plan(gateway_path, neuron_path, endpoint, neuron_endpoint, catalogue, child_env)
 
 

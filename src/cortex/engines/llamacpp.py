@@ -196,7 +196,8 @@ class LlamaCpp:
             params.chat_template = tool_templates.widened(template)
             self._template_has_tools = True
             notes.append("the model's chat template has no tools: Hermes' tool format is used when a request has them")
-        on_progress("weights", 0, 0)  # the binding does not tell how far it is, and holds the interpreter meanwhile
+        on_progress("weights", 0, 0)
+        await anyio.sleep(0.02)  # let that out: the binding holds the interpreter until the weights are loaded
         try:
             self._server = await anyio.to_thread.run_sync(xllamacpp.Server, params)
         except (RuntimeError, ValueError) as error:
