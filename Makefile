@@ -1,4 +1,4 @@
-# make run: try it here.  make test: the whole suite.  make lint: style, types, import contracts.
+# make run: try it here.  make test: the whole suite.  make test-unit: what needs no model.  make lint: style, types, import contracts.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 # pip itself is among what is installed: one before 24.1 cannot tell how far the download of a model is.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt pip
 
-.PHONY: run test lint bench clean
+.PHONY: run test test-unit lint bench clean
 
 run: $(VENV)/installed
 	@$(BIN)/cortex up
 
 test: $(VENV)/installed-dev
 	$(BIN)/pytest
+
+test-unit: $(VENV)/installed-dev
+	$(BIN)/pytest -m "not e2e"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

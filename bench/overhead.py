@@ -38,7 +38,7 @@ path, threads, context, slots = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]),
 p = xllamacpp.CommonParams()
 p.model.path, p.n_parallel, p.n_ctx, p.n_batch, p.cache_ram_mib = path, slots, context * slots, 128, 0
 p.cpuparams.n_threads = p.cpuparams_batch.n_threads = threads
-p.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
+p.load_mode, p.fit_params = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE, False
 p.api_keys, p.verbosity, p.n_gpu_layers = ["bench"], 0, 0
 server = xllamacpp.Server(p)
 print("ready", flush=True)

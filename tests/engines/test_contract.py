@@ -129,7 +129,8 @@ def spec_of(name: str, path: str, options: dict[str, Any]) -> EngineSpec:
     return EngineSpec(model=MODEL, engine=name, path=path, devices=(CPU,), context=CONTEXT, options=options)
 
 
-@pytest.fixture(scope="module", params=list(CLASSES))
+# A real model makes a test one of the slow part, whatever room it is in.
+@pytest.fixture(scope="module", params=["simulated", pytest.param("llamacpp", marks=pytest.mark.e2e)])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
