@@ -216,3 +216,21 @@ def test_chatty_libraries_are_heard_from_warnings_on_unless_named(level_filter: 
     logging.getLogger("httpx2").warning("slow")
 
     assert [line["level"] for line in json_lines(stream)] == heard
+
+
+def test_a_disk_that_is_full_costs_the_line_and_not_the_request() -> None:
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    configure("info", stream=Full(), json=True)
+    get_logger("cortex").info("lost", key=1)
+    logging.getLogger("library").warning("lost too")
+
+
+def test_a_terminal_that_went_away_costs_the_line_and_not_the_request() -> None:
+    stream = io.StringIO()
+    configure("info", stream=stream, json=True)
+    stream.close()
+
+    get_logger("cortex").info("lost")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
@@ -55,7 +56,9 @@ class Logger:
 
     def _emit(self, level: int, method: str, event: str, keys: dict[str, Any]) -> None:
         if level >= _state.filter.level_of(self._name):
-            getattr(structlog.get_logger(), method)(event, logger=self._name, level=_NAMES[level], **keys)
+            # A full disk or a closed terminal must cost the line, never the request that it tells of.
+            with suppress(OSError, ValueError):
+                getattr(structlog.get_logger(), method)(event, logger=self._name, level=_NAMES[level], **keys)
 
     def enabled(self, level: int) -> bool:
         """Whether an event of *level* would be heard."""
@@ -157,7 +160,8 @@ class _Bridge(logging.Handler):
             self.handleError(record)  # a library's format does not fit its arguments: its mistake, not its end
             return
         keys = {"exc_info": record.exc_info} if record.exc_info else {}
-        structlog.get_logger().msg(text, logger=record.name, level=_NAMES[level], **keys)
+        with suppress(OSError, ValueError):
+            structlog.get_logger().msg(text, logger=record.name, level=_NAMES[level], **keys)
 
 
 def _route_standard_logging() -> None:

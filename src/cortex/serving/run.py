@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 from collections.abc import Generator, Sequence
@@ -21,6 +22,7 @@ log = get_logger(__name__)
 
 
 TICK_SECONDS = 0.05
+MAX_DESCRIPTORS = 65_536
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,15 @@ def _server(listener: Listener, *, lifespan: bool) -> uvicorn.Server:
     )
 
 
+def _raise_descriptor_limit() -> None:
+    """Allow as many connections as the system lets this process have; the usual soft limit is for interactive use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def run(listeners: Sequence[Listener], *, grace_seconds: float) -> None:
     """Run `serve` on a fresh uvloop; the process's exit status is 0 after a signal."""
+    _raise_descriptor_limit()
     anyio.run(lambda: serve(listeners, grace_seconds=grace_seconds), backend_options={"use_uvloop": True})
