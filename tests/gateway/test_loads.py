@@ -263,3 +263,19 @@ async def test_a_load_that_the_gateway_gives_up_is_not_taken_for_a_success(fleet
         await asyncio.shield(waiting)
 
     assert caught.value.code == "shutting_down"
+
+
+@pytest.mark.parametrize(("becomes", "status"), [("ready", 200), ("failed", 503)])
+async def test_a_load_that_somebody_else_asked_for_is_waited_for_and_never_asked_for_again(
+    fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch, becomes: str, status: int
+) -> None:
+    """The catalogue does not have the model: what its files are is not ours to guess."""
+    monkeypatch.setattr(loads, "WATCH_SECONDS", 0.01)
+    node = await fleet.node("a", stranger="loading")
+    gateway = await fleet.gateway()
+    asking = asyncio.ensure_future(gateway.post(ask("stranger")))
+    await node.call("/health", len(node.asked("/health")) + 2)
+    node.models["stranger"] = becomes
+
+    assert (await soon(asking)).status_code == status
+    assert node.asked(LOAD) == []

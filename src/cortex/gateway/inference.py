@@ -15,7 +15,7 @@ from cortex.core.model_spec import ModelSpec
 from cortex.fleet.route import Load, Refuse, Serve, Wait, route
 from cortex.fleet.view import ReplicaView
 from cortex.gateway.catalogue import Catalogue
-from cortex.gateway.loads import LoadJob, Loads
+from cortex.gateway.loads import Loads
 from cortex.gateway.metrics import Metrics
 from cortex.gateway.poller import Poller
 from cortex.gateway.relay import Outcome, Relay, TryElsewhere
@@ -153,16 +153,17 @@ class Inference:
     async def _bring_up(self, decision: Load | Wait, spec: ModelSpec | None, story: Story) -> None:
         """Wait for a load, ours or a node's own. Raises what it failed of."""
         story.attempts += 1
-        if isinstance(decision, Load):
-            nodes = [candidate.node for candidate in decision.candidates]
-            wanted = decision.spec
-        else:
-            nodes, wanted = [decision.node], spec or ModelSpec(id=decision.model)
         began = time.perf_counter()
-        job: LoadJob = self._loads.start(wanted, nodes)
-        story.node = job.node
         try:
-            await job.wait()
+            if spec is None:  # not ours to load: somebody has told the node to
+                assert isinstance(decision, Wait)
+                story.node = decision.node
+                await self._loads.follow(decision.model, decision.node)
+            else:
+                nodes = [c.node for c in decision.candidates] if isinstance(decision, Load) else [decision.node]
+                job = self._loads.start(spec, nodes)
+                story.node = job.node
+                await job.wait()
         finally:
             story.load_seconds += time.perf_counter() - began
 

@@ -79,6 +79,14 @@ class Loads:
             self._tasks.start_soon(self._run, job, spec, nodes, name=f"load:{spec.id}")
         return job
 
+    async def follow(self, model: str, node: str) -> None:
+        """Wait until *node* has ended a load that somebody else asked it for."""
+        while (view := self._poller.view.node(node)).healthy and any(
+            replica.state == "loading" for replica in view.replicas if replica.model == model
+        ):
+            await anyio.sleep(WATCH_SECONDS)
+            await self._poller.poll(node)
+
     async def _run(self, job: LoadJob, spec: ModelSpec, nodes: Sequence[str]) -> None:
         """Try the nodes in turn until one has the model."""
         error: CortexError | None = ShuttingDown(f"the gateway gave up the load of {spec.id}")

@@ -14,7 +14,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import anyio
 import httptools
@@ -101,15 +101,12 @@ class HttpProtocol(asyncio.Protocol):
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._body_started = 0.0
-        self._in_body = False
-        self._request: Exchange | None = None
 
     # the connection ---------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection in."""
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         peer = transport.get_extra_info("peername")
         self._peer = (peer[0], peer[1]) if isinstance(peer, tuple) else None
@@ -255,7 +252,7 @@ class HttpProtocol(asyncio.Protocol):
         """Check the framing before any byte of the body is read."""
         self._in_head = False
         self._check_framing()
-        self._in_body, self._body_started = True, self._loop.time()
+        self._body_started = self._loop.time()
         if self._current is None:
             self._arm(BODY_IDLE_SECONDS, self._too_slow)
             if self._header(b"expect") is not None:
@@ -277,7 +274,6 @@ class HttpProtocol(asyncio.Protocol):
         """Serve the request, or queue it behind the one being served."""
         if self._parser.should_upgrade():
             return  # the parser stops here, and `_ignore_upgrade` takes over
-        self._in_body = False
         self._disarm()
         exchange = self._exchange()
         self._begin()
