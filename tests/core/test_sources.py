@@ -91,7 +91,7 @@ def test_anything_else_is_refused_with_the_forms_there_are(text: str) -> None:
         "pypi:a==1#sha256=abc",
         f"pypi:a==1#sha256={SHA256.upper()}",
         f"pypi:a==1#md5={SHA256}",
-        "pypi:a==1 --index-url http://x",
+        "pypi:a==1 --find-links x",
         "pypi:-r==1",
         "pypi:a==1\n",
     ],
