@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
@@ -54,11 +55,11 @@ class Logger:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def _emit(self, level: int, method: str, event: str, keys: dict[str, Any]) -> None:
+    def _emit(self, level: int, event: str, keys: dict[str, Any]) -> None:
         if level >= _state.filter.level_of(self._name):
             # A full disk or a closed terminal must cost the line, never the request that it tells of.
             with suppress(OSError, ValueError):
-                getattr(structlog.get_logger(), method)(event, logger=self._name, level=_NAMES[level], **keys)
+                _state.sink.msg(event, logger=self._name, level=_NAMES[level], **keys)
 
     def enabled(self, level: int) -> bool:
         """Whether an event of *level* would be heard."""
@@ -66,23 +67,23 @@ class Logger:
 
     def trace(self, event: str, **keys: Any) -> None:
         """Every token; off unless asked for."""
-        self._emit(TRACE, "msg", event, keys)
+        self._emit(TRACE, event, keys)
 
     def debug(self, event: str, **keys: Any) -> None:
         """What a developer of this part wants to see."""
-        self._emit(10, "msg", event, keys)
+        self._emit(10, event, keys)
 
     def info(self, event: str, **keys: Any) -> None:
         """What an operator wants to see."""
-        self._emit(20, "msg", event, keys)
+        self._emit(20, event, keys)
 
     def warning(self, event: str, **keys: Any) -> None:
         """Something is off; service goes on."""
-        self._emit(30, "msg", event, keys)
+        self._emit(30, event, keys)
 
     def error(self, event: str, **keys: Any) -> None:
         """Something was lost; somebody should look."""
-        self._emit(40, "msg", event, keys)
+        self._emit(40, event, keys)
 
 
 class _State:
@@ -90,6 +91,7 @@ class _State:
 
     def __init__(self) -> None:
         self.filter = LevelFilter("info")
+        self.sink: Any = structlog.get_logger()
 
 
 _state = _State()
@@ -106,10 +108,9 @@ def configure(level_filter: str = "info", *, stream: TextIO | None = None, json:
     stream = stream or sys.stderr
     as_json = not stream.isatty() if json is None else json
     _state.filter = LevelFilter(level_filter)
-    renderer = structlog.processors.JSONRenderer() if as_json else _KeyValue(colour=stream.isatty())
+    renderer = structlog.processors.JSONRenderer(_json) if as_json else _KeyValue(colour=stream.isatty())
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _head_first,
@@ -118,7 +119,12 @@ def configure(level_filter: str = "info", *, stream: TextIO | None = None, json:
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=False,
     )
+    _state.sink = structlog.get_logger().bind()  # bound once: a lazy one is built anew for every line
     _route_standard_logging()
+
+
+def _json(event: EventDict, **_: Any) -> str:
+    return msgspec.json.encode(event, enc_hook=str).decode()
 
 
 def _head_first(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -161,7 +167,7 @@ class _Bridge(logging.Handler):
             return
         keys = {"exc_info": record.exc_info} if record.exc_info else {}
         with suppress(OSError, ValueError):
-            structlog.get_logger().msg(text, logger=record.name, level=_NAMES[level], **keys)
+            _state.sink.msg(text, logger=record.name, level=_NAMES[level], **keys)
 
 
 def _route_standard_logging() -> None:
