@@ -67,7 +67,7 @@ class Slots:
             self._waiting.append(turn)
             try:
                 await turn[1].wait()
-            except BaseException:
+            except anyio.get_cancelled_exc_class():
                 if turn in self._waiting:
                     self._waiting.remove(turn)
                     self.release(0)  # who stood behind a wide request may fit now

@@ -131,6 +131,5 @@ def serve(config: GatewayConfig, catalogue: Catalogue) -> None:
     """Run a gateway until it is told to stop. Raises ConfigError when an address cannot be had."""
     listeners = listeners_for(config, catalogue)
     log.info("gateway_starting", listen=listeners[0].address, metrics=listeners[1].address, nodes=len(config.neurons))
-    if config.eviction.defrag_after_cycles or config.eviction.strategy != "lru":
-        log.warning("eviction_not_built", strategy=config.eviction.strategy, effect="none: nothing is evicted yet")
+    log.warning("eviction_not_built", strategy=config.eviction.strategy, effect="none: nothing is evicted yet")
     run(listeners, grace_seconds=config.limits.drain_seconds)

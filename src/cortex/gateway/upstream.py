@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
         try:
             await self._done
-        except BaseException:
+        except (asyncio.CancelledError, UpstreamFailed, UpstreamTimeout):
             self.abort()
             raise
         finally:
