@@ -89,6 +89,7 @@ class _Peek(msgspec.Struct):
     """What we read of each object that llama.cpp calls back with."""
 
     choices: list[_Choice] = []
+    created: int = 0
     prompt_progress: _PromptProgress | None = None
     timings: _Timings | None = None
     error: _Fault | None = None
@@ -133,12 +134,22 @@ class _Call:
 
 
 class _Tally:
-    """Token counts and times of one request: of *n* choices to each prompt, whose tokens count once."""
+    """What one request adds up to: of *n* choices to each prompt, whose tokens count once."""
 
     def __init__(self, n: int) -> None:
         self._n = n
+        self._created: int | None = None
         self._ends: list[_Timings] = []
         self.reason: str | None = None
+
+    def stamped(self, data: bytes, created: int) -> bytes:
+        """Return the chunk *data* as created when the first one was; the binding stamps each with its own second."""
+        if self._created is None:
+            self._created = created
+        if created == self._created:
+            return data
+        # Inside a text the quotes are escaped, so this can only be the chunk's own key.
+        return data.replace(b'"created":%d' % created, b'"created":%d' % self._created, 1)
 
     def add(self, end: _Timings | None, reason: str) -> None:
         self._ends.append(end or _Timings())
@@ -281,6 +292,7 @@ class LlamaCpp:
         if peek.prompt_progress is not None:
             at = peek.prompt_progress
             return [Progress(request_id, "prefill", at.processed, at.total, at.cache)]
+        data = tally.stamped(data, peek.created)
         reason = next((c.finish_reason for c in peek.choices if c.finish_reason), None)
         if reason is not None:
             data = encode({k: v for k, v in decode_any(data).items() if k not in ("timings", "usage")})
