@@ -124,10 +124,10 @@ def test_a_load_fails_as_declared() -> None:
         asyncio.run(started(spec_of(fail_load="the moon is full")))
 
 
-def test_the_estimate_is_the_declared_memory_on_the_first_device() -> None:
+def test_the_estimate_is_the_declared_memory_shared_by_the_devices() -> None:
     estimate = asyncio.run(Simulated().estimate(spec_of(memory_mb=2000)))
 
-    assert estimate.bytes_per_device == {3: 2000 << 20}
+    assert estimate.bytes_per_device == {3: 1000 << 20, 4: 1000 << 20}
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,15 @@ class HubHandler(BaseHTTPRequestHandler):
         self.send(status, b"", {"X-Error-Code": code, "X-Error-Message": code})
 
 
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of its own for what neurons of these tests measure."""
+    directory = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CORTEX_CACHE", str(directory))
+        yield directory
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on a free port of this machine; nothing of the user's own configuration or token is seen."""

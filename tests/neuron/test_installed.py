@@ -7,6 +7,7 @@ from functools import partial
 import anyio
 import pytest
 
+from cortex import __version__
 from cortex.neuron.config import Harness, NeuronConfig
 from cortex.neuron.installed import installed_engines, missing_backends, probe_engines
 from cortex.wire.node_api import DeviceInfo
@@ -24,8 +25,9 @@ def test_an_engine_says_what_it_computes_on_and_one_that_does_not_start_is_left_
     found = anyio.run(partial(probe_engines, ["llamacpp", "simulated", "nowhere"], 10.0))
 
     assert list(found) == ["llamacpp", "simulated"]
-    assert "cpu" in found["llamacpp"]
-    assert "simulated" in found["simulated"]
+    assert "cpu" in found["llamacpp"].kinds
+    assert "simulated" in found["simulated"].kinds
+    assert found["simulated"].version == __version__
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from structlog.testing import capture_logs
 
+from cortex import __version__
 from cortex.core.errors import (
     CortexError,
     EngineFailed,
@@ -24,13 +25,16 @@ from cortex.core.errors import (
     ShuttingDown,
 )
 from cortex.core.model_spec import ModelSpec
-from cortex.neuron import loading
+from cortex.fleet.fit import Room
+from cortex.neuron import loading, memory
 from cortex.neuron.config import Limits, NeuronConfig, SimulatedDevice
 from cortex.neuron.devices import all_probes
 from cortex.neuron.discovery import discover
 from cortex.neuron.loading import Loader
+from cortex.neuron.measured import Measured
 from cortex.neuron.memory import Memory
 from cortex.neuron.models import Models, differences
+from cortex.neuron.needs import footprint_of
 from cortex.neuron.readings import Readings
 from cortex.neuron.replica import Replica
 from cortex.wire.engine_api import Chunk, Finished, Progress
@@ -81,6 +85,7 @@ async def node(*memory_mb: int, held: int = 0, limits: Limits | None = None) -> 
     config = NeuronConfig(simulated_devices=simulated, limits=limits or Limits(drain_seconds=5))
     probes = all_probes(simulated)
     discovery = discover(simulated, boot_id="b", engines=["simulated"], probes=lambda _: probes)
+    discovery.engine_versions = {"simulated": __version__}
     readings = GatedReadings(discovery.devices, probes, held=held)
     async with anyio.create_task_group() as tasks:
         models = Models(config, discovery, readings, tasks)
@@ -361,7 +366,7 @@ def test_a_name_that_is_nearly_right_is_suggested() -> None:
 EMPTY: dict[str, Any] = {"hostname": "", "os": "", "kernel": "", "boot_id": "", "version": "", "engines": []}
 
 
-def test_a_load_that_cannot_tell_its_progress_is_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_load_that_cannot_tell_its_progress_is_weighed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(loading, "WEIGH_SECONDS", 0.01)
 
     class Scales(Readings):
@@ -370,8 +375,8 @@ def test_a_load_that_cannot_tell_its_progress_is_weighed(monkeypatch: pytest.Mon
 
     async def scene() -> None:
         async with node() as it, anyio.create_task_group() as tasks:
-            memory = Memory(Discovery(**EMPTY, devices=it.devices), Scales(it.devices, all_probes()))
-            loader = Loader(NeuronConfig(), memory)
+            table = Memory(Discovery(**EMPTY, devices=it.devices), Scales(it.devices, all_probes()))
+            loader = Loader(NeuronConfig(), table, Measured(tmp_path / "measured.json"))
             replica = Replica(spec_of("m"), "auto", 1)
             replica.progress = LoadProgress("weights")
             tasks.start_soon(loader._weigh, replica, 1, 2000 * MIB)
@@ -408,6 +413,151 @@ def test_a_load_with_other_settings_leaves_the_replica_as_it_is_and_says_so() ->
             assert [(line["event"], line["differs"]) for line in logs if line["event"] == "load_differs"] == [
                 ("load_differs", ["options"])
             ]
+
+    play(scene)
+
+
+def test_a_model_too_large_for_one_device_is_shared_by_as_few_as_hold_it() -> None:
+    async def scene() -> None:
+        async with node(3000, 3000, 3000) as it:
+            await it.load("m", memory_mb=5000)
+            (listed,) = it.models.describe()
+
+            assert (listed.devices, listed.memory_bytes) == ([0, 1], 5000 * MIB)
+            assert listed.bytes_by_device == listed.peak_by_device == {0: 2500 * MIB, 1: 2500 * MIB}
+            assert [it.free_mb(index) for index in (0, 1, 2)] == [500, 500, 3000]
+
+    play(scene)
+
+
+def test_a_process_that_sees_too_few_devices_is_followed_by_one_that_sees_them_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on GPUs, of which a process sees only those it was started with."""
+    monkeypatch.setattr(loading, "_visible", lambda rooms: {"SEEN": ",".join(str(room.index) for room in rooms)})
+
+    async def scene() -> None:
+        async with node(3000, 3000) as it:
+            with capture_logs() as logs:
+                replica = await it.load("m", memory_mb=5000)
+            assert replica.running is not None
+            seen = replica.running.process._env["SEEN"]
+
+            assert (seen, replica.running.devices) == ("0,1", [0, 1])
+            assert [line["devices"] for line in logs if line["event"] == "load_moved"] == [[0, 1]]
+            assert it.free_mb(0) == it.free_mb(1) == 500
+
+    play(scene)
+
+
+def test_a_number_of_devices_is_kept_to_even_if_more_would_hold_it() -> None:
+    async def scene() -> None:
+        async with node(3000, 3000) as it:
+            with pytest.raises(InsufficientMemory, match="device 0"):
+                await it.load("m", 1, memory_mb=5000)
+
+    play(scene)
+
+
+def test_what_a_replica_took_is_what_the_next_load_is_fit_by(cache: Path) -> None:
+    """The engine would say 700: only a measurement can say something else."""
+
+    async def scene() -> None:
+        async with node() as it:
+            replica = await it.load("measured", memory_mb=700)
+            first = it.models.describe()[0]
+            footprint = footprint_of(replica.spec, [Room(0, "simulated", "", 0)], first.engine_version)
+            assert first.estimate_basis == "estimate"
+            await it.models.unload("measured")
+            assert Measured(cache / "measured.json").get(footprint) == (700 * MIB,)
+            it.models._loader._measured.note(footprint, [900 * MIB])
+            await it.load("measured", memory_mb=700)
+            again = it.models.describe()[0]
+
+            assert (again.estimate_basis, again.estimated_by_device) == ("measured", {0: 900 * MIB})
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("words", "needed_mb"), [("Tried to allocate 300 MiB: out of memory", 1000), ("std::bad_alloc", 770)]
+)
+def test_a_load_that_runs_out_of_memory_is_fit_better_the_next_time(words: str, needed_mb: int) -> None:
+    async def scene() -> None:
+        async with node(1200) as it:
+            with pytest.raises(LoadFailed, match="alloc"):
+                await it.load("m", memory_mb=700, fail_load=words)
+            estimate = await it.models.estimate(spec_of("m", memory_mb=700, fail_load=words), 1)
+            assert (estimate.bytes_per_device, estimate.basis) == ({0: needed_mb * MIB}, "measured")
+            with pytest.raises((LoadFailed, InsufficientMemory)) as caught:
+                await it.load("m", memory_mb=700, fail_load=words)
+
+            assert estimate.fits is isinstance(caught.value, LoadFailed) is (needed_mb <= 1200 - 256)
+
+    play(scene)
+
+
+def test_a_load_that_fails_of_something_else_has_measured_nothing(cache: Path) -> None:
+    async def scene() -> None:
+        async with node() as it:
+            with pytest.raises(LoadFailed):
+                await it.load("m", memory_mb=701, fail_load="a broken file")
+
+            assert all(peak.of.options.get("memory_mb") != 701 for peak in it.models._loader._measured._table.values())
+
+    play(scene)
+
+
+def test_what_is_measured_is_on_disk_while_the_replica_lives(cache: Path) -> None:
+    """The daemon may be killed at any time."""
+
+    async def scene() -> None:
+        async with node() as it:
+            replica = await it.load("m", memory_mb=702)
+            footprint = footprint_of(replica.spec, [Room(0, "simulated", "", 0)], __version__)
+            while Measured(cache / "measured.json").get(footprint) is None:
+                await anyio.sleep(0.01)
+
+    play(scene)
+
+
+def test_an_unload_answers_when_a_driver_has_given_the_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device shows what the replica held for two readings more."""
+    monkeypatch.setattr(memory, "FREED_RETRY_SECONDS", 0.01)
+
+    async def scene() -> None:
+        async with node() as it:
+            await it.load("m", memory_mb=2500)
+            release, refresh, late = it.readings.release, it.readings.refresh, iter(range(2))
+
+            def keep(owner: str) -> None:
+                release(owner)
+                it.readings.declare(0, "driver", 2500 * MIB)
+
+            async def give_back() -> None:
+                await refresh()
+                if next(late, None) is None:
+                    release("driver")
+
+            monkeypatch.setattr(it.readings, "release", keep)
+            monkeypatch.setattr(it.readings, "refresh", give_back)
+            await it.models.unload("m")
+
+            assert it.free_mb() == TOTAL_MB
+
+    play(scene)
+
+
+def test_unloads_that_completed_are_counted() -> None:
+    async def scene() -> None:
+        async with node() as it:
+            for _ in range(2):
+                await it.load("m")
+                await it.models.unload("m")
+            with pytest.raises(ModelNotFound):
+                await it.models.unload("m")
+
+            assert it.models.cycles == 2
 
     play(scene)
 

@@ -275,6 +275,22 @@ def test_a_process_is_measured_with_its_descendants_on_every_device() -> None:
     assert readings.memory_of(10) == 14 * GIB
 
 
+def test_the_peak_of_a_process_outlives_the_readings_after_it() -> None:
+    """Device by device: the peaks need not be of the same moment."""
+    held = {0: {10: 6 * GIB}, 1: {10: 1 * GIB}}
+    readings = Readings([GPU, SECOND_GPU], [gpus(held)], family=lambda pid: frozenset({pid}))
+    readings.watch(10)
+    for first, second in ((6, 1), (2, 5), (1, 2)):
+        held |= {0: {10: first * GIB}, 1: {10: second * GIB}}
+        anyio.run(readings.refresh)
+
+    peak = readings.peak_of(10)
+    readings.unwatch(10)
+
+    assert peak == {0: 6 * GIB, 1: 5 * GIB}
+    assert readings.peak_of(10) == {}
+
+
 def test_a_device_that_does_not_know_a_process_says_nothing_rather_than_zero() -> None:
     readings = Readings([GPU, CPU], [gpus(), cpu({10: 2 * GIB})], family=lambda pid: frozenset({pid}))
 

@@ -227,6 +227,49 @@ def test_a_loaded_replica_knows_what_it_became() -> None:
     play(scene)
 
 
+def test_a_replica_tells_for_how_long_nobody_has_asked_it() -> None:
+    async def scene(stage: Stage) -> None:
+        def told() -> tuple[float | None, float | None, int]:
+            listed = stage.replica.describe(None)
+            return listed.idle_seconds, listed.loaded_seconds_ago, listed.requests
+
+        loading = told()
+        await stage.load_ends()
+        await stage.replica.settled()
+        stage.now += 5
+        waiting = told()
+        await stage.request_comes()
+        await settle()
+        stage.now += 2
+        busy = told()
+        await stage.requests_end()
+        await settle()
+        stage.now += 1
+
+        assert (loading, waiting, busy) == ((None, None, 0), (5, 5, 0), (None, 7, 0))
+        assert told() == (1, 8, 1)
+
+    play(scene)
+
+
+def test_a_replica_that_is_restarted_is_as_new() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.load_ends()
+        await stage.replica.settled()
+        stage.now += 5
+        await stage.crashes()
+        await settle()
+        assert stage.replica.describe(None).loaded_seconds_ago is None
+        await stage.load_ends()
+        await stage.replica.settled()
+        stage.now += 1
+
+        listed = stage.replica.describe(None)
+        assert (listed.idle_seconds, listed.loaded_seconds_ago) == (1, 1)
+
+    play(scene)
+
+
 def test_a_failed_replica_keeps_its_reason() -> None:
     _, stage = tell("load_fails")
 

@@ -81,6 +81,7 @@ def test_discovery_tells_what_the_node_has(node: Node) -> None:
     found = node.get("/discovery")
 
     assert found["engines"] == found["harnesses"] == ["simulated"]
+    assert found["engine_versions"] == {"simulated": __version__}
     assert found["version"] == __version__
     assert found["boot_id"] == node.neuron.boot_id
     assert [device["kind"] for device in found["devices"]][:2] == ["simulated", "simulated"]
@@ -120,6 +121,17 @@ def test_a_node_that_drains_says_so(node: Node) -> None:
         node.neuron.drain.begun = False
 
 
+def test_a_node_that_drains_loads_nothing_more(node: Node) -> None:
+    node.neuron.drain.begun = True
+    try:
+        refused = node.load("m")
+    finally:
+        node.neuron.drain.begun = False
+
+    assert (refused.status_code, error_of(refused)["code"]) == (503, "shutting_down")
+    assert node.get("/models") == []
+
+
 def test_version_tells_what_runs(node: Node) -> None:
     version = node.get("/version")
 
@@ -133,6 +145,8 @@ def test_metrics_are_prometheus_text(node: Node, loaded: str) -> None:
     assert answer.headers["content-type"].startswith("text/plain; version=")
     assert f'neuron_replica_ready{{model="{loaded}"}} 1.0' in answer.text
     assert 'neuron_device_memory_used_bytes{device="0"} 1.048576e+09' in answer.text
+    assert 'neuron_device_memory_reserved_bytes{device="0"} 0.0' in answer.text
+    assert f'neuron_estimate_error_ratio{{basis="measured",model="{loaded}"}} 0.0' in answer.text
 
 
 def test_models_lists_every_replica(node: Node, loaded: str) -> None:
@@ -143,6 +157,69 @@ def test_models_lists_every_replica(node: Node, loaded: str) -> None:
     assert (model["in_flight"], model["queued"], model["error"]) == (0, 0, None)
     assert model["vram_used_mb"] == 1000
     assert set(model["capabilities"]) == {"chat", "completions", "embeddings", "tools", "vision"}
+
+
+def test_models_tells_what_a_replica_holds_and_since_when_nobody_asks_it(node: Node, loaded: str) -> None:
+    model = node.model(loaded)
+
+    assert model["bytes_by_device"] == model["peak_by_device"] == model["estimated_by_device"] == {"0": 1000 << 20}
+    assert (model["is_reserved"], model["reserved_by_device"], model["requests"]) == (True, {}, 0)
+    assert 0 <= model["idle_seconds"] <= model["loaded_seconds_ago"] < 10
+
+
+def test_a_load_in_progress_tells_what_it_has_reserved_and_on_which_devices(node: Node) -> None:
+    slow = {"engine": "simulated", "devices": [1], "options": {"load_seconds": 1000, "memory_mb": 3000}}
+    node.post("/models/load?wait=false", {"id": "m", **slow})
+    until("it has reserved", lambda: node.model("m")["is_reserved"], 5)
+    model, device = node.model("m"), node.get("/health")["devices"][1]
+    node.unload("m")
+
+    assert (model["status"], model["devices"]) == ("loading", [1])
+    assert (model["reserved_by_device"], model["bytes_by_device"]) == ({"1": 3000 << 20}, {})
+    assert (device["memory_reserved_bytes"], device["vram_free_mb"]) == (3000 << 20, 4096)
+    assert node.get("/health")["devices"][1]["memory_reserved_bytes"] == 0
+
+
+def test_unloads_are_counted(node: Node, loaded: str) -> None:
+    before = node.get("/health")["cycles"]
+    node.unload(loaded)
+
+    assert node.get("/health")["cycles"] == before + 1
+    node.load(loaded)
+
+
+ESTIMATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "of a load that fits": (
+        {"id": "m", "engine": "simulated", "devices": [1], "options": {"memory_mb": 77}},
+        {"devices": [1], "bytes_per_device": {"1": 77 << 20}, "basis": "estimate", "fits": True, "missing": None},
+    ),
+    "of one that fits on two": (
+        {"id": "m", "engine": "simulated", "options": {"memory_mb": 5002}},
+        {"bytes_per_device": {"0": 2501 << 20, "1": 2501 << 20}, "fits": True},
+    ),
+    "of one that the spec knows": (
+        {"id": "m", "source": "hf:nobody/nothing", "devices": 1, "vram_mb": 9},
+        {"error": "engine 'llamacpp' is not installed here", "fits": False},
+    ),
+    "of a bad option": (
+        {"id": "m", "engine": "simulated", "options": {"slots": 0}},
+        {"basis": "unknown", "fits": None, "error": "options.slots = 0: expected more than 0"},
+    ),
+    "on too many devices": (
+        {"id": "m", "engine": "simulated", "devices": 3},
+        {"devices": [], "fits": False, "error": "3 devices were asked for; engine 'simulated' can use 2 here"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "told"), ESTIMATES.values(), ids=ESTIMATES.keys())
+def test_an_estimate_is_answered_without_a_load(node: Node, body: dict[str, Any], told: dict[str, Any]) -> None:
+    answer = node.post("/models/estimate", body)
+
+    assert answer.status_code == 200
+    assert {key: answer.json()[key] for key in told} == told
+    assert answer.json()["model_id"] == "m"
+    assert node.get("/models") == []
 
 
 SPELLINGS: dict[str, tuple[dict[str, Any], list[int]]] = {
@@ -201,10 +278,16 @@ LOAD_ERRORS: dict[str, tuple[dict[str, Any], int, str, str]] = {
         "options.slots = 0: expected more than 0",
     ),
     "no room": (
-        {"id": "m", "engine": "simulated", "options": {"memory_mb": 5000}},
+        {"id": "m", "engine": "simulated", "devices": 1, "options": {"memory_mb": 5000}},
         503,
         "insufficient_memory",
         "1160 MiB are missing",
+    ),
+    "no room on all together": (
+        {"id": "m", "engine": "simulated", "options": {"memory_mb": 9000}},
+        503,
+        "insufficient_memory",
+        "4500 MiB on simulated: B (device 1), where 3840 MiB can be used: 660 MiB are missing",
     ),
     "no such device": ({"id": "m", "engine": "simulated", "devices": [9]}, 503, "no_feasible_node", "[9]"),
     "a number beyond all measure": (
@@ -231,7 +314,7 @@ def test_a_load_that_cannot_be_is_answered_with_the_reason(
 
 
 def test_whether_to_try_again_is_in_the_headers(node: Node) -> None:
-    full = node.load("m", options={"memory_mb": 5000})
+    full = node.load("m", options={"memory_mb": 9000})
     broken = node.load("m", options={"fail_load": "x"})
 
     assert full.headers["retry-after"] == "30"
@@ -251,7 +334,7 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("path", ["/models/load", "/models/unload", "/tokenize"])
+@pytest.mark.parametrize("path", ["/models/load", "/models/estimate", "/models/unload", "/tokenize"])
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED.keys())
 def test_a_body_that_makes_no_sense_is_a_400(node: Node, path: str, body: bytes) -> None:
     answer = node.ask("POST", path, content=body)

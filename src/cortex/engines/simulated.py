@@ -93,9 +93,9 @@ class Simulated:
         self._context = DEFAULT_CONTEXT_TOKENS
 
     async def estimate(self, spec: EngineSpec) -> Estimate:
-        """Return the declared memory, all of it on the first device."""
-        options = read_options(spec)
-        return Estimate({device.index: options.memory_mb << 20 for device in spec.devices[:1]})
+        """Return the declared memory, shared equally by the devices."""
+        share = -(-(read_options(spec).memory_mb << 20) // len(spec.devices))
+        return Estimate({device.index: share for device in spec.devices})
 
     async def load(self, spec: EngineSpec, on_progress: OnProgress) -> ReplicaInfo:
         """Take the declared time, then be ready or fail as declared."""

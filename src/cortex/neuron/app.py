@@ -60,7 +60,7 @@ class Neuron:
             tasks.start_soon(self.readings.run, name="readings")
             async with anyio.create_task_group() as replicas:
                 self.models = Models(self.config, self.discovery, self.readings, replicas)
-                self.metrics.observe(self.readings.devices, self.models.describe)
+                self.metrics.observe(self.models.devices, self.models.describe)
                 self.preload = Preload(self.models, self.config.default_models)
                 tasks.start_soon(self.preload.run, name="preload")
                 log.info(
@@ -82,8 +82,9 @@ class Neuron:
         found = await probe_engines(self.engines, self.config.limits.heartbeat_seconds)
         self.engines[:] = found
         self.discovery.engines = self.discovery.harnesses = list(found)
-        self.discovery.engine_devices = found
-        for warning in missing_backends(found, self.discovery.devices):
+        self.discovery.engine_devices = {name: list(engine.kinds) for name, engine in found.items()}
+        self.discovery.engine_versions = {name: engine.version for name, engine in found.items() if engine.version}
+        for warning in missing_backends(self.discovery.engine_devices, self.discovery.devices):
             log.warning("engine_lacks_backend", reason=warning)
             self.discovery.warnings.append(warning)
 
@@ -95,9 +96,10 @@ class Neuron:
             boot_id=self.boot_id,
             uptime_secs=round(time.monotonic() - self._born, 3),
             readings_age_seconds=round(self.readings.age_seconds(time.monotonic()), 3),
-            devices=self.readings.devices(),
+            devices=self.models.devices(),
             activation=activation,
             models=self.models.describe(),
+            cycles=self.models.cycles,
         )
 
 

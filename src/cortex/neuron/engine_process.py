@@ -144,7 +144,7 @@ class EngineProcess:
 
     async def load(self, spec: EngineSpec, on_progress: Callable[[Progress], None], seconds: float) -> ReplicaInfo:
         """Load *spec*. Raises LoadFailed, or EngineFailed if the process dies of it or takes longer than *seconds*."""
-        await self._until_ready()
+        await self.until_ready()
         self._loading = True
         try:
             async with self._conversation(seconds) as talk:
@@ -162,7 +162,7 @@ class EngineProcess:
 
     async def estimate(self, spec: EngineSpec) -> Estimate:
         """Return what *spec* would take. Raises LoadFailed or EngineFailed."""
-        await self._until_ready()
+        await self.until_ready()
         async with self._conversation(60.0) as talk:
             await self._send(Measure(talk.id, spec))
             async for message in talk:
@@ -226,8 +226,8 @@ class EngineProcess:
     def _conversation(self, seconds: float) -> _Conversation:
         return _Conversation(self, f"{next(self._ids)}", seconds)
 
-    async def _until_ready(self) -> None:
-        """Wait for the child's first message, or for its death."""
+    async def until_ready(self) -> None:
+        """Wait for the child's first message, from when on its version is known. Raises LoadFailed or EngineFailed."""
         with anyio.move_on_after(START_SECONDS):
             await self.ready.wait()
         if self.died.is_set():

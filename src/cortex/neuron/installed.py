@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 
 import anyio
@@ -17,6 +18,14 @@ log = get_logger(__name__)
 
 # An engine that takes longer to import is not waited for: it may be placed on any device that suits its name.
 PROBE_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What an engine says of itself: its version, and the *kinds* of devices it computes on; none is unknown."""
+
+    version: str = ""
+    kinds: tuple[str, ...] = ()
 
 
 def installed_engines(config: NeuronConfig) -> list[str]:
@@ -41,16 +50,16 @@ def _is_complete(entry: EntryPoint) -> bool:
         return False
 
 
-async def probe_engines(names: Sequence[str], heartbeat_seconds: float) -> dict[str, list[str]]:
-    """Return, for each of *names* that starts, the kinds of devices it can compute on; an empty list is unknown."""
-    kinds: dict[str, list[str]] = {}
+async def probe_engines(names: Sequence[str], heartbeat_seconds: float) -> dict[str, Probed]:
+    """Return what each of *names* that starts says of itself; one that is too slow to say anything is kept."""
+    found: dict[str, Probed] = {}
     async with anyio.create_task_group() as tasks:
         for name in names:
-            tasks.start_soon(_probe, name, heartbeat_seconds, kinds)
-    return {name: kinds[name] for name in names if name in kinds}
+            tasks.start_soon(_probe, name, heartbeat_seconds, found)
+    return {name: found[name] for name in names if name in found}
 
 
-async def _probe(name: str, heartbeat_seconds: float, kinds: dict[str, list[str]]) -> None:
+async def _probe(name: str, heartbeat_seconds: float, found: dict[str, Probed]) -> None:
     process = EngineProcess(name, f"probe of {name}", env={}, heartbeat_seconds=heartbeat_seconds)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(process.run)
@@ -59,8 +68,8 @@ async def _probe(name: str, heartbeat_seconds: float, kinds: dict[str, list[str]
         if process.died.is_set():
             log.error("engine_broken", engine=name, error=process.reason)
         else:
-            kinds[name] = list(process.device_kinds)
-            log.debug("engine_found", engine=name, version=process.engine_version, devices=kinds[name])
+            found[name] = Probed(process.engine_version, process.device_kinds)
+            log.debug("engine_found", engine=name, version=process.engine_version, devices=process.device_kinds)
         tasks.cancel_scope.cancel()
 
 

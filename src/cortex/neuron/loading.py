@@ -9,55 +9,55 @@ from pathlib import Path
 
 import anyio
 
-from cortex.core.errors import InsufficientMemory
+from cortex.core.errors import EngineFailed, LoadFailed
 from cortex.core.logging import get_logger
 from cortex.fleet.fit import SIMULATED_ENGINE, Room
 from cortex.neuron.config import NeuronConfig
 from cortex.neuron.engine_process import EngineProcess
+from cortex.neuron.measured import Measured
 from cortex.neuron.memory import Memory
+from cortex.neuron.needs import Need, engine_spec, footprint_of, need_of, shared
+from cortex.neuron.out_of_memory import ran_out_of_memory, refused_bytes
+from cortex.neuron.placing import Place, find_place
 from cortex.neuron.replica import Replica, Running, Serve
 from cortex.neuron.sources import fetch
-from cortex.wire.engine_api import Device, EngineSpec, Progress
+from cortex.wire.engine_api import Progress
 from cortex.wire.node_api import LoadProgress
 
 log = get_logger(__name__)
 
 WEIGH_SECONDS = 0.5
+NOTE_SECONDS = 5.0
+# What is added to a need that proved too small, where the engine does not say how much it was refused.
+UNTOLD_SHARE, UNTOLD_BYTES = 0.1, 64 << 20
 
 
 class Loader:
     """`bring_up` is what a `Replica` runs; one loader serves all replicas of a node."""
 
-    def __init__(self, config: NeuronConfig, memory: Memory) -> None:
-        self._config, self._memory = config, memory
+    def __init__(self, config: NeuronConfig, memory: Memory, measured: Measured) -> None:
+        self._config, self._memory, self._measured = config, memory, measured
         self._loads = count(1)
 
     async def bring_up(self, replica: Replica, serve: Serve) -> None:
         """Fetch, start, fit, load and serve; the process is gone when this returns.
 
-        Devices are chosen before an engine can say what it needs. If another load has taken them meanwhile, the choice
-        is made again, as long as it comes out differently.
+        A process sees the GPUs it was started for and no others, and is needed to say what the model takes. If that
+        moves the model to other GPUs, another process is started for those.
         """
         spec = replica.spec
         log.info("load_started", model=spec.id, engine=spec.engine_name, source=spec.source_name)
         path = await self._fetch(replica)
         await self._memory.refresh()
-        rooms = self._memory.choose(spec, replica.wish)
-        while True:
-            refused: ExceptionGroup[InsufficientMemory] | None = None
-            try:
-                await self._run_on(rooms, replica, path, serve)
-            except* InsufficientMemory as group:
-                refused = group
-            if refused is None:
-                return
-            before, rooms = rooms, self._memory.choose(spec, replica.wish)
-            if [room.index for room in rooms] == [room.index for room in before]:
-                raise refused
+        rooms: Sequence[Room] = self._memory.choose(spec, 1 if replica.wish == "auto" else replica.wish)
+        while rooms := await self._run_on(rooms, replica, path, serve):
             log.info("load_moved", model=spec.id, devices=[room.index for room in rooms])
 
-    async def _run_on(self, rooms: Sequence[Room], replica: Replica, path: Path, serve: Serve) -> None:
-        spec, owner = replica.spec, f"{replica.spec.id}#{next(self._loads)}"
+    async def _run_on(self, rooms: Sequence[Room], replica: Replica, path: Path, serve: Serve) -> Sequence[Room]:
+        """Load and serve with a process that sees *rooms*; return the rooms to start over on, none when it is over."""
+        spec = replica.spec
+        elsewhere: Sequence[Room] = ()
+        replica.claim = f"{spec.id}#{next(self._loads)}"
         process = replica.process = EngineProcess(
             spec.engine_name,
             spec.id,
@@ -67,12 +67,38 @@ class Loader:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(process.run, name=f"engine:{spec.id}")
-                running = await self._load(replica, process, _engine_spec(replica, path, rooms), owner)
-                await serve(running)
+                place = await self._find_place(rooms, replica, process, path)
+                if _visible(place.rooms) == _visible(rooms):
+                    self._memory.reserve(replica.claim, spec.id, place.indices, place.need, process.pid)
+                    running = await self._load(replica, process, path, place)
+                    await self._serve(replica, running, place, serve)
+                    replica.levels = self._memory.levels_without(replica.claim)
+                else:
+                    elsewhere = place.rooms
                 await process.stop()
         finally:
             replica.process = None
-            self._memory.release(owner, process.pid if process.started else None)
+            self._memory.release(replica.claim, process.pid if process.started else None)
+        return elsewhere
+
+    async def _find_place(self, rooms: Sequence[Room], replica: Replica, process: EngineProcess, path: Path) -> Place:
+        """Return where the replica fits now, on *rooms* if it does. Raises InsufficientMemory."""
+        spec = replica.spec
+        replica.progress = LoadProgress("starting the engine")
+        await process.until_ready()
+
+        async def ask(rooms: Sequence[Room]) -> Mapping[int, int]:
+            return (await process.estimate(engine_spec(spec, str(path), rooms))).bytes_per_device
+
+        async def need_on(rooms: Sequence[Room]) -> Need:
+            return await need_of(spec, rooms, process.engine_version, self._measured, ask)
+
+        place = await find_place(self._memory, spec, [room.index for room in rooms], need_on)
+        if place.lack is not None:
+            place = await find_place(self._memory, spec, replica.wish, need_on)
+        if place.lack is not None:
+            raise place.lack
+        return place
 
     async def _fetch(self, replica: Replica) -> Path:
         """Return where the engine finds the model; a simulated one needs no files."""
@@ -93,18 +119,58 @@ class Loader:
         )
         return files.path
 
-    async def _load(self, replica: Replica, process: EngineProcess, spec: EngineSpec, owner: str) -> Running:
-        replica.progress = LoadProgress("starting the engine")
-        needed = await _estimate(replica, process, spec)
-        self._memory.reserve(owner, spec.model, needed, process.pid)
+    async def _load(self, replica: Replica, process: EngineProcess, path: Path, place: Place) -> Running:
+        spec = engine_spec(replica.spec, str(path), place.rooms)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._weigh, replica, process.pid, sum(needed.values()))
-            info = await process.load(spec, partial(_follow, replica), self._config.limits.load_seconds)
+            tasks.start_soon(self._weigh, replica, process.pid, sum(place.need.by_device.values()))
+            try:
+                info = await process.load(spec, partial(_follow, replica), self._config.limits.load_seconds)
+            except (LoadFailed, EngineFailed) as error:
+                await self._learn_from(f"{error} {' '.join(process.last_words)}", replica, process, place)
+                raise
             tasks.cancel_scope.cancel()
         await self._memory.refresh()
-        declared = info.simulated and info.memory_bytes is not None
-        self._memory.settle(owner, {spec.devices[0].index: info.memory_bytes or 0} if declared else {})
-        return Running(process, info, [device.index for device in spec.devices])
+        declared = shared(info.memory_bytes, place.indices) if info.simulated and info.memory_bytes is not None else {}
+        self._memory.settle(replica.claim, declared)
+        return Running(process, info, list(place.indices))
+
+    async def _serve(self, replica: Replica, running: Running, place: Place, serve: Serve) -> None:
+        """Serve, and keep what the replica has held at most; a load that was never ready has shown nothing."""
+        footprint = footprint_of(replica.spec, place.rooms, running.process.engine_version)
+
+        def note() -> None:
+            peak = self._memory.account(replica.claim).peak
+            if all(index in peak for index in place.indices):
+                self._measured.note(footprint, [peak[index] for index in place.indices])
+
+        async def note_forever() -> None:
+            while True:
+                note()
+                await self._measured.save()
+                await anyio.sleep(NOTE_SECONDS)
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(note_forever, name=f"peak:{replica.spec.id}")
+                await serve(running)
+                tasks.cancel_scope.cancel()
+        finally:
+            note()
+            with anyio.CancelScope(shield=True):
+                await self._measured.save()
+
+    async def _learn_from(self, words: str, replica: Replica, process: EngineProcess, place: Place) -> None:
+        """Keep what a load that ran out of memory needed, as far as it can be told, for the next fit."""
+        if not ran_out_of_memory(words, in_ram=all(room.kind == "cpu" for room in place.rooms)):
+            return
+        peak = self._memory.account(replica.claim).peak
+        held = [max(peak.get(index, 0), place.need.by_device.get(index, 0)) for index in place.indices]
+        more = refused_bytes(words)
+        needed = [bytes_ + (more or max(UNTOLD_BYTES, round(UNTOLD_SHARE * bytes_))) for bytes_ in held]
+        log.warning("load_ran_out_of_memory", model=replica.spec.id, devices=place.indices, needed_bytes=needed)
+        self._measured.note(footprint_of(replica.spec, place.rooms, process.engine_version), needed)
+        with anyio.CancelScope(shield=True):
+            await self._measured.save()
 
     async def _weigh(self, replica: Replica, pid: int, needed_bytes: int) -> None:
         """Tell how far a load is by what the process has taken, where the engine itself cannot tell."""
@@ -114,27 +180,6 @@ class Loader:
             held, told = self._memory.of_process(pid), replica.progress
             if held is not None and told is not None and (told.percent is None or told is ours):
                 ours = replica.progress = LoadProgress(told.stage, min(99.0, round(100 * held / needed_bytes, 1)))
-
-
-async def _estimate(replica: Replica, process: EngineProcess, spec: EngineSpec) -> Mapping[int, int]:
-    """Return the bytes needed on each device: the engine's estimate, else the spec's `vram_mb`."""
-    estimated = (await process.estimate(spec)).bytes_per_device
-    if estimated or replica.spec.vram_mb is None:
-        return estimated
-    share = (replica.spec.vram_mb << 20) // len(spec.devices)
-    return {device.index: share for device in spec.devices}
-
-
-def _engine_spec(replica: Replica, path: Path, rooms: Sequence[Room]) -> EngineSpec:
-    spec = replica.spec
-    return EngineSpec(
-        model=spec.id,
-        engine=spec.engine_name,
-        path=str(path),
-        devices=tuple(Device(r.index, r.kind, r.name, r.free_bytes, r.ordinal) for r in rooms),
-        context=spec.context,
-        options=spec.options,
-    )
 
 
 def _follow(replica: Replica, step: Progress) -> None:

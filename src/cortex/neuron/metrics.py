@@ -66,12 +66,16 @@ class _State(Collector):
         """Return the gauges as they are now."""
         used = GaugeMetricFamily("neuron_device_memory_used_bytes", "Memory in use", labels=["device"])
         free = GaugeMetricFamily("neuron_device_memory_free_bytes", "Memory free", labels=["device"])
+        reserved = GaugeMetricFamily(
+            "neuron_device_memory_reserved_bytes", "What loads in progress have still to take", labels=["device"]
+        )
         busy = GaugeMetricFamily("neuron_device_utilization_percent", "Utilisation", labels=["device"])
         warm = GaugeMetricFamily("neuron_device_temperature_celsius", "Temperature", labels=["device"])
         for device in self._devices():
             labels = [str(device.index)]
             used.add_metric(labels, device.memory_used_bytes)
             free.add_metric(labels, device.memory_free_bytes)
+            reserved.add_metric(labels, device.memory_reserved_bytes)
             if device.utilization_pct is not None:
                 busy.add_metric(labels, device.utilization_pct)
             if device.temp_c is not None:
@@ -81,6 +85,11 @@ class _State(Collector):
         queued = GaugeMetricFamily("neuron_replica_queued", "Requests that wait", labels=["model"])
         memory = GaugeMetricFamily("neuron_replica_memory_bytes", "Memory of the engine process", labels=["model"])
         restarts = GaugeMetricFamily("neuron_replica_restarts", "Restarts after a crash", labels=["model"])
+        error = GaugeMetricFamily(
+            "neuron_estimate_error_ratio",
+            "What the load was let in with over the most it has held, less 1; below 0, it was let in with too little",
+            labels=["model", "basis"],
+        )
         for model in self._models():
             labels = [model.id]
             ready.add_metric(labels, float(model.status == "ready"))
@@ -89,4 +98,14 @@ class _State(Collector):
             restarts.add_metric(labels, model.restarts)
             if model.memory_bytes is not None:
                 memory.add_metric(labels, model.memory_bytes)
-        return [used, free, busy, warm, ready, flight, queued, memory, restarts]
+            if (ratio := estimate_error(model)) is not None:
+                error.add_metric([model.id, model.estimate_basis], ratio)
+        return [used, free, reserved, busy, warm, ready, flight, queued, memory, restarts, error]
+
+
+def estimate_error(model: ModelInfo) -> float | None:
+    """Return estimated over measured, less 1; None until *model* is ready and measured on all that was estimated."""
+    peak = sum(model.peak_by_device.get(index, 0) for index in model.estimated_by_device)
+    if model.status != "ready" or not peak or model.estimated_by_device.keys() - model.peak_by_device.keys():
+        return None
+    return sum(model.estimated_by_device.values()) / peak - 1

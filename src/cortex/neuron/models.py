@@ -13,10 +13,12 @@ from cortex.core.logging import get_logger
 from cortex.core.model_spec import ModelSpec
 from cortex.fleet.fit import Wish
 from cortex.neuron.config import NeuronConfig
+from cortex.neuron.estimates import Estimates
 from cortex.neuron.loading import Loader
+from cortex.neuron.measured import Measured
 from cortex.neuron.memory import Memory, Readings
 from cortex.neuron.replica import Replica
-from cortex.wire.node_api import Discovery, ModelInfo
+from cortex.wire.node_api import DeviceHealth, Discovery, EstimateAnswer, ModelInfo
 
 log = get_logger(__name__)
 
@@ -27,9 +29,12 @@ class Models:
     def __init__(self, config: NeuronConfig, discovery: Discovery, readings: Readings, tasks: TaskGroup) -> None:
         self._config, self._discovery, self._tasks = config, discovery, tasks
         self._memory = Memory(discovery, readings)
-        self._loader = Loader(config, self._memory)
+        measured = Measured(config.cache / "measured.json")
+        self._loader = Loader(config, self._memory, measured)
+        self._estimates = Estimates(config, discovery, self._memory, measured)
         self._replicas: dict[str, Replica] = {}
         self._closed = False
+        self.cycles = 0
 
     def get(self, model: str) -> Replica:
         """Return the replica of *model*. Raises ModelNotFound with near names."""
@@ -41,10 +46,18 @@ class Models:
     def describe(self) -> list[ModelInfo]:
         """Return every replica as `/models` lists it, sorted by id."""
         return [
-            replica.describe(self._memory_of(replica))
+            replica.describe(self._memory_of(replica), self._memory.account(replica.claim))
             for _, replica in sorted(self._replicas.items())
             if replica.state != "unloaded"
         ]
+
+    def devices(self) -> list[DeviceHealth]:
+        """Return the last reading of each device, with what loads in progress have reserved there."""
+        return self._memory.devices()
+
+    async def estimate(self, spec: ModelSpec, wish: Wish) -> EstimateAnswer:
+        """Return what a load of *spec* would take now, and where; loads and fetches nothing."""
+        return await self._estimates.answer(spec, wish)
 
     def _memory_of(self, replica: Replica) -> int | None:
         if replica.running is None:
@@ -85,7 +98,8 @@ class Models:
         await replica.stop()
         if self._replicas.get(model) is replica:
             del self._replicas[model]
-        await self._memory.refresh()
+        await self._memory.freed(model, replica.levels)
+        self.cycles += 1
         log.info("model_unloaded", model=model)
 
     async def close(self) -> None:

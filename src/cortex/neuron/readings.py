@@ -67,6 +67,7 @@ class Readings:
         self._failures: dict[int, str] = {}
         self._watched: set[int] = set()
         self._processes: dict[int, ProcessMemory] = {}
+        self._peaks: dict[int, dict[int, int]] = {}
         self._declared: dict[str, dict[int, int]] = {}
 
     async def run(self) -> None:
@@ -106,6 +107,7 @@ class Readings:
         """Forget the process *pid*."""
         self._watched.discard(pid)
         self._processes.pop(pid, None)
+        self._peaks.pop(pid, None)
 
     def memory_of(self, pid: int) -> int | None:
         """Return the bytes that *pid* and its descendants held; None if it has ended or was not measured yet."""
@@ -115,6 +117,10 @@ class Readings:
     def usage_of(self, pid: int) -> ProcessMemory | None:
         """Return the same, device by device; a GPU that does not tell is absent."""
         return self._processes.get(pid)
+
+    def peak_of(self, pid: int) -> Mapping[int, int]:
+        """Return the most bytes that *pid* and its descendants held at any reading, by device; empty if none told."""
+        return self._peaks.get(pid, {})
 
     def declare(self, index: int, owner: str, bytes_: int) -> None:
         """Count *bytes_* as used on a device from now on, whatever it measures; replaces what *owner* had there."""
@@ -169,6 +175,9 @@ class Readings:
         self._readings |= sweep.readings
         self._failures = sweep.failures
         self._processes = {pid: usage for pid, usage in sweep.processes.items() if pid in self._watched}
+        for pid, usage in self._processes.items():
+            before = self._peaks.get(pid, {})
+            self._peaks[pid] = before | {i: max(held, before.get(i, 0)) for i, held in usage.bytes_by_device.items()}
         self._read_at = started
 
 

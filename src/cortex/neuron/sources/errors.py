@@ -9,6 +9,10 @@ class SourceError(LoadFailed):
     """The model's files are not to be had as asked; `should_retry` is True where only time is missing."""
 
 
+class NotCached(SourceError):
+    """The model's files are not on this node, and it may not use the network for them."""
+
+
 def unreachable(what: str, why: object) -> SourceError:
     """Return the error for a network that does not answer while nothing is cached."""
     return SourceError(
@@ -19,9 +23,9 @@ def unreachable(what: str, why: object) -> SourceError:
     )
 
 
-def not_cached(what: str) -> SourceError:
+def not_cached(what: str) -> NotCached:
     """Return the error for a node that may not use the network."""
-    return SourceError(
+    return NotCached(
         f"{what} is not cached and this node is offline; fetch it once with the network on, "
         "or copy the files here and give their path as the source"
     )
