@@ -12,6 +12,8 @@ import socket
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -148,6 +150,8 @@ class FakeNode:
             "/discovery": lambda call: call.respond(200, self.discovery()),
             "/models": lambda call: call.respond(200, self.health()["models"]),
             "/models/load": self.load,
+            "/models/unload": self.unload,
+            "/models/estimate": lambda call: call.respond(200, {"model_id": call.json()["id"]}),
             **dict.fromkeys(KINDS, Call.answer),
         }
         self.calls: list[Call] = []
@@ -210,6 +214,10 @@ class FakeNode:
 
     async def load(self, call: Call) -> None:
         self.models[call.json()["id"]] = "ready"
+        await call.respond(200, {})
+
+    async def unload(self, call: Call) -> None:
+        self.models.pop(call.json()["model_id"])
         await call.respond(200, {})
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -305,7 +313,8 @@ class FakeFleet:
             limits=Limits(**{**bounds, **limits}),  # type: ignore[arg-type]
             neurons=[NeuronAddress(name=n.name, endpoint=f"http://127.0.0.1:{n.port}") for n in self.nodes],
         )
-        cortex = CortexGateway(config, Catalogue(specs))
+        state_directory = Path(self._stack.enter_context(TemporaryDirectory()))
+        cortex = CortexGateway(config, Catalogue(specs), state_directory)
         app = cortex.application()
         await self._stack.enter_async_context(_alive(cortex, app))
         state = SimpleNamespace(connections=set(), tasks=set(), total_requests=0)

@@ -4,11 +4,15 @@ import pytest
 
 from cortex.core import errors
 from cortex.core.errors import (
+    AuthenticationFailed,
+    BudgetExceeded,
     ContextLengthExceeded,
     CortexError,
     ModelNotFound,
     NoHealthyNode,
     PayloadTooLarge,
+    PermissionDenied,
+    RateLimited,
     RequestError,
     ServiceError,
 )
@@ -23,7 +27,7 @@ def family(cls: type[CortexError]) -> list[type[CortexError]]:
 @pytest.mark.parametrize("cls", family(RequestError))
 def test_an_error_of_the_client_has_a_4xx_status_and_invites_no_retry(cls: type[RequestError]) -> None:
     assert 400 <= cls.status < 500
-    assert cls.type in ("invalid_request_error", "timeout")
+    assert cls.type in ("invalid_request_error", "timeout", "authentication_error", "permission_error")
     assert cls.retry_after_seconds is None
 
 
@@ -78,3 +82,30 @@ def test_a_long_name_does_not_make_a_long_message() -> None:
 
 def test_a_body_over_the_limit_hears_the_limit() -> None:
     assert "1024 bytes" in PayloadTooLarge(1024).message
+
+
+@pytest.mark.parametrize(
+    ("seconds", "retry_after", "should_retry"),
+    [(0.0, 1, None), (0.2, 1, None), (59.1, 60, None), (60.0, 60, None), (60.1, 60, False), (86_400.0, 60, False)],
+)
+def test_a_budget_that_renews_beyond_a_minute_invites_no_retry(
+    seconds: float, retry_after: int, should_retry: bool | None
+) -> None:
+    error = BudgetExceeded("spent", renews_in_seconds=seconds)
+
+    assert (error.retry_after_seconds, error.should_retry) == (retry_after, should_retry)
+
+
+@pytest.mark.parametrize(
+    ("cls", "status", "kind", "code"),
+    [
+        (AuthenticationFailed, 401, "authentication_error", "invalid_api_key"),
+        (PermissionDenied, 403, "permission_error", "permission_denied"),
+        (RateLimited, 429, "rate_limit_error", "key_limit_exceeded"),
+        (BudgetExceeded, 429, "insufficient_quota", "insufficient_quota"),
+    ],
+)
+def test_a_key_that_may_not_is_told_so_in_the_words_that_sdks_know(
+    cls: type[CortexError], status: int, kind: str, code: str
+) -> None:
+    assert (cls.status, cls.type, cls.code) == (status, kind, code)

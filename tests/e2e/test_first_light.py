@@ -194,10 +194,10 @@ def test_refusals_name_their_cause(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as long:
         ask("demo", messages=[{"role": "user", "content": "word " * 5000}])
     assert long.value.code == "context_length_exceeded"
-    with pytest.raises(openai.InternalServerError, match="MiB are missing") as large:
+    with pytest.raises(openai.InternalServerError, match="needs 900000 MiB") as large:
         ask("too-large")
     assert large.value.status_code == 503
-    assert large.value.code == "insufficient_memory"
+    assert large.value.code == "no_feasible_node"
     assert int(large.value.response.headers["retry-after"]) >= 1
     with pytest.raises(openai.InternalServerError, match=r"/nowhere/model\.gguf"):
         ask("absent")

@@ -1,11 +1,26 @@
 from __future__ import annotations
 
+from itertools import permutations
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cortex.core.errors import InsufficientMemory, NoFeasibleNode
-from cortex.fleet.fit import FLOOR_BYTES, Room, Wish, check_fit, choose_devices
+from cortex.core.model_spec import ModelSpec
+from cortex.fleet.fit import (
+    FLOOR_BYTES,
+    SETS_TRIED,
+    DeviceSets,
+    Room,
+    Wish,
+    check_fit,
+    choose_devices,
+    device_sets,
+)
+from cortex.fleet.situation import UNKNOWN, Need
+from cortex.fleet.view import NodeView
 
 GIB, MIB = 1 << 30, 1 << 20
 
@@ -177,3 +192,101 @@ def test_a_device_below_the_floor_does_not_count_however_much_of_it_is_free() ->
     assert choose_devices("llamacpp", (large, small), 1, floor_bytes=16 * GIB) == (large,)
     with pytest.raises(NoFeasibleNode, match="2 devices of at least 16384 MiB"):
         choose_devices("llamacpp", (large, small), 2, floor_bytes=16 * GIB)
+
+
+def gpus(*totals_gib: float, kind: str = "cuda") -> tuple[Room, ...]:
+    return tuple(Room(i, kind, f"{kind}{i}", 0, i, int(gib * GIB)) for i, gib in enumerate(totals_gib))
+
+
+def where(*rooms: Room, **changed: Any) -> NodeView:
+    return NodeView("a", "http://a", True, rooms=rooms, **changed)
+
+
+def gib(*each: float) -> Need:
+    return Need(tuple(int(share * GIB) for share in each))
+
+
+QWEN = ModelSpec(id="m/m")
+
+
+@pytest.mark.parametrize(
+    ("spec", "rooms", "need", "devices", "shares"),
+    [
+        (QWEN, gpus(24), gib(20), {0}, gib(20)),
+        (QWEN, gpus(24, 24), gib(20), {0, 1}, gib(20)),
+        (QWEN, gpus(24, 24), gib(46), {0, 1}, gib(23, 23)),
+        (QWEN, gpus(24, 24, 24, 24), gib(48), {0, 1, 2, 3}, gib(16, 16, 16)),
+        (QWEN, gpus(48, 24), gib(40), {0, 1}, gib(40)),
+        (QWEN, gpus(24, 24), gib(20, 10), {0, 1}, gib(20, 10)),
+        (QWEN, gpus(8, 24), gib(7, 20), {0, 1}, gib(7, 20)),
+        (QWEN, gpus(48, 24), gib(20, 20), {0, 1}, gib(40)),
+        (ModelSpec(id="m/m", devices=2), gpus(48, 24), gib(40), {0, 1}, gib(20, 20)),
+        (ModelSpec(id="m/m", min_devices=2), gpus(48, 48), gib(4), {0, 1}, gib(2, 2)),
+        (ModelSpec(id="m/m", min_device_memory="40GiB"), gpus(48, 24), gib(4), {0}, gib(4)),
+        (QWEN, (CPU, *gpus(24)), gib(20), {0}, gib(20)),
+        (QWEN, gpus(24), UNKNOWN, {0}, ()),
+    ],
+)
+def test_auto_takes_the_fewest_devices_whose_totals_hold_a_share_each(
+    spec: ModelSpec, rooms: tuple[Room, ...], need: Need, devices: set[int], shares: Need | tuple[()]
+) -> None:
+    sets = device_sets(spec, where(*rooms), need)
+
+    assert {room.index for room in sets.rooms} == devices
+    assert sets.shares == (shares.bytes_each if isinstance(shares, Need) else shares)
+    assert sets.count == max(1, len(sets.shares))
+
+
+@pytest.mark.parametrize(
+    ("spec", "rooms", "need", "said"),
+    [
+        (QWEN, gpus(24), gib(24), ["m/m needs 24576 MiB on one device", "24320 MiB can be used at best"]),
+        (QWEN, gpus(24, 24), gib(48), ["needs 49152 MiB over 2 devices, 24576 MiB on one", "24320, 24320 MiB"]),
+        (ModelSpec(id="m/m", devices=1), gpus(24, 24), gib(30), ["30720 MiB on one device", "here 24320 MiB"]),
+        (ModelSpec(id="m/m", devices=2), gpus(24), gib(30), ["2 devices were asked for", "can use 1 here"]),
+        (QWEN, gpus(80, kind="simulated"), gib(4), ["can use 0 here"]),
+        (ModelSpec(id="m/m", min_device_memory="40GiB"), gpus(24), UNKNOWN, ["1 devices of at least 40960 MiB"]),
+    ],
+)
+def test_what_the_totals_never_hold_is_refused_with_the_numbers(
+    spec: ModelSpec, rooms: tuple[Room, ...], need: Need, said: list[str]
+) -> None:
+    with pytest.raises(NoFeasibleNode) as caught:
+        device_sets(spec, where(*rooms), need)
+
+    assert all(part in str(caught.value) for part in said)
+
+
+def test_the_largest_share_goes_to_the_roomiest_device() -> None:
+    sets = DeviceSets(gpus(8, 24, 16), 2, (7 * GIB, 20 * GIB))
+
+    rooms = sets.roomiest({0: 8 * GIB, 1: 24 * GIB, 2: 16 * GIB})
+
+    assert rooms is not None
+    assert [room.index for room in rooms] == [2, 1]
+    assert sets.roomiest({0: 8 * GIB, 1: 19 * GIB, 2: 16 * GIB}) is None
+
+
+def test_every_set_that_fits_is_looked_at_once() -> None:
+    bytes_ = dict.fromkeys(range(8), 10)
+
+    assert len(list(DeviceSets(gpus(*[1] * 8), 4, (10,) * 4).within(bytes_))) == 70
+    assert len(list(DeviceSets(gpus(*[1] * 8), 2, (10, 5)).within(bytes_))) == 56
+    assert len(list(DeviceSets(gpus(*[1] * 16), 8, (10,) * 8).within(dict.fromkeys(range(16), 10)))) == SETS_TRIED
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=5), st.lists(st.integers(1, 30), min_size=1, max_size=4))
+def test_there_is_a_roomiest_set_exactly_when_any_order_of_devices_fits(free: list[int], shares: list[int]) -> None:
+    bytes_ = dict(enumerate(free))
+    sets = DeviceSets(gpus(*free), len(shares), tuple(shares))
+
+    fitting = [
+        order
+        for order in permutations(range(len(free)), len(shares))
+        if all(bytes_[index] >= share for index, share in zip(order, shares, strict=True))
+    ]
+
+    found = sets.roomiest(bytes_)
+    assert (found is not None) == bool(fitting)
+    assert found is None or tuple(room.index for room in found) in fitting

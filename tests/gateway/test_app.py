@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from functools import partial
+from pathlib import Path
 
 import anyio
 import httpx2
@@ -82,9 +83,10 @@ async def test_a_gateway_on_its_way_out_ends_what_it_has_and_takes_nothing_new(f
     assert health["status"] == "draining"
 
 
-async def test_both_listeners_serve_until_told_to_stop_and_the_second_only_figures() -> None:
-    config = GatewayConfig(gateway=Addresses(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
-    listeners = listeners_for(config, Catalogue())
+async def test_both_listeners_serve_until_told_to_stop_and_the_second_only_figures(tmp_path: Path) -> None:
+    config = GatewayConfig(gateway=Addresses(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", state=str(tmp_path)))
+    (tmp_path / "models.toml").touch()
+    listeners = listeners_for(config, Catalogue(), tmp_path / "cortex.toml")
     api, metrics = (f"http://{listener.address}" for listener in listeners)
     async with httpx2.AsyncClient(trust_env=False, verify=False) as client, anyio.create_task_group() as tasks:
         tasks.start_soon(partial(serve, listeners, grace_seconds=1))
@@ -95,7 +97,7 @@ async def test_both_listeners_serve_until_told_to_stop_and_the_second_only_figur
         signal.raise_signal(signal.SIGTERM)
 
 
-async def test_an_address_that_is_taken_stops_the_start_and_names_its_key(fleet: FakeFleet) -> None:
+async def test_an_address_that_is_taken_stops_the_start_and_names_its_key(fleet: FakeFleet, tmp_path: Path) -> None:
     taken = f"127.0.0.1:{(await fleet.node()).port}"
     with pytest.raises(ConfigError, match=r"gateway\.listen: cannot listen on"):
-        listeners_for(GatewayConfig(gateway=Addresses(listen=taken)), Catalogue())
+        listeners_for(GatewayConfig(gateway=Addresses(listen=taken)), Catalogue(), tmp_path / "cortex.toml")

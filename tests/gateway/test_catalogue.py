@@ -6,7 +6,7 @@ import pytest
 
 from cortex.core.errors import ConfigError
 from cortex.core.model_spec import ModelSpec
-from cortex.gateway.catalogue import Catalogue, load_catalogue
+from cortex.gateway.catalogue import Catalogue, Changes, changed, load_catalogue, unknown_nodes
 
 TWO_MODELS = """
 [[models]]
@@ -89,3 +89,44 @@ def test_names_that_look_alike_are_offered(tmp_path: Path, name: str, near: list
     catalogue = load(tmp_path, TWO_MODELS)
 
     assert catalogue.near(name, also=["remote-model"])[:1] == near
+
+
+A, B, C = ModelSpec(id="a/a"), ModelSpec(id="b/b", aliases=("b",)), ModelSpec(id="c/c", options={"x": 1, "y": [2]})
+
+
+def test_a_revision_is_of_what_the_models_are_and_not_of_how_the_file_looks(tmp_path: Path) -> None:
+    plain = load(tmp_path, "[[models]]\nid = 'a/a'\n[[models]]\nid = 'c/c'\noptions = {x = 1, y = [2]}")
+    other = load(tmp_path, "# mine\nmodels = [{options = {y = [2], x = 1}, id = 'c/c'}, {id = 'a/a', pinned = false}]")
+
+    assert plain.revision == other.revision == Catalogue((A, C)).revision
+
+
+@pytest.mark.parametrize("specs", [(), (A,), (A, B, C), (A, ModelSpec(id="b/b")), (A, ModelSpec(id="b/b", ttl="1m"))])
+def test_any_other_catalogue_has_another_revision(specs: tuple[ModelSpec, ...]) -> None:
+    assert Catalogue(specs).revision != Catalogue((A, B)).revision
+
+
+def test_what_an_edit_did_is_told_by_id() -> None:
+    old = Catalogue((A, B))
+    new = Catalogue((C, ModelSpec(id="b/b", aliases=("b2",))))
+
+    assert changed(old, new) == Changes(added=("c/c",), removed=("a/a",), changed=("b/b",))
+    assert changed(new, old) == Changes(added=("a/a",), removed=("c/c",), changed=("b/b",))
+
+
+def test_another_order_is_no_change() -> None:
+    assert not changed(Catalogue((A, B)), Catalogue((B, A)))
+    assert changed(Catalogue(), Catalogue((A,)))
+
+
+def test_nodes_that_nobody_knows_are_told_by_model() -> None:
+    catalogue = Catalogue(
+        (
+            ModelSpec(id="a/a", nodes=("attic", "atic"), pinned_on=("cellr",)),
+            ModelSpec(id="b/b", nodes=("attic",)),
+            ModelSpec(id="c/c"),
+        )
+    )
+
+    assert unknown_nodes(catalogue, ["attic", "cellar"]) == {"a/a": ("atic", "cellr")}
+    assert unknown_nodes(catalogue, []) == {"a/a": ("atic", "attic", "cellr"), "b/b": ("attic",)}

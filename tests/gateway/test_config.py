@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from cortex.core.errors import ConfigError
-from cortex.gateway.config import GatewayConfig, NeuronAddress, catalogue_path, load_config
+from cortex.fleet.situation import Policy
+from cortex.gateway.config import (
+    Gateway,
+    GatewayConfig,
+    NeuronAddress,
+    catalogue_path,
+    load_config,
+    restart_keys,
+    state_directory,
+)
 
 TWO_NODES = """
 [gateway]
@@ -67,7 +76,18 @@ def test_the_keys_of_the_original_are_read(tmp_path: Path) -> None:
         ("[gateway]\nlisten_on = 'x'", "unknown key 'gateway.listen_on'; did you mean 'listen'?"),
         ("[eviction]\nstrategy = 'random'", "eviction.strategy: Invalid enum value 'random'"),
         ("[eviction]\ndefrag_after_cycles = -1", "eviction.defrag_after_cycles: Expected `int` >= 0"),
+        ("[eviction]\ndrain_after = 'soon'", "eviction.drain_after = 'soon': expected seconds, or text such as"),
+        ("[eviction]\nrestore_after = '5 m m'", "eviction.restore_after = '5 m m': expected seconds"),
+        ("[eviction]\nspread_after = -1", "eviction.spread_after = -1.0: expected at least 0"),
+        ("[eviction]\nspread_after = inf", "eviction.spread_after = inf: expected seconds"),
+        ("[eviction]\ndrain_after = true", "eviction.drain_after: Expected `float | str`, got `bool`"),
         ("[limits]\npoll_seconds = 0", "limits.poll_seconds: Expected `float` > 0"),
+        ("[limits]\npoll_seconds = inf", "limits.poll_seconds: Expected `float` <= 31536000"),
+        ("[limits]\nqueue_seconds = 0", "limits.queue_seconds: Expected `float` > 0"),
+        ("[limits]\nqueue_depth = -1", "limits.queue_depth: Expected `int` >= 0"),
+        ("[limits]\nrestart_grace_seconds = -1", "limits.restart_grace_seconds: Expected `float` >= 0"),
+        ("[gateway]\nlog = 'loud'", "gateway.log: log filter 'loud': 'loud' is not a level"),
+        ("[gateway]\nstate = 1", "gateway.state: Expected `str | null`, got `int`"),
         ("[limits]\nmisses = 0", "limits.misses: Expected `int` >= 1"),
         ("[gateway]\nlisten = 31313", "gateway.listen: Expected `str`, got `int`"),
         ("[gateway]\nlog_format = 'xml'", "gateway.log_format: Invalid enum value 'xml'"),
@@ -106,6 +126,11 @@ def test_what_is_wrong_stops_the_start_with_file_and_key(tmp_path: Path, text: s
         "http://attic:13131?x=1",
         "http://attic:13131#x",
         "http://user:secret@attic:13131",
+        "http://at tic:13131",
+        "http://attic..local:13131",
+        f"http://{'a' * 64}:13131",
+        "http://at\\u0000tic:13131",
+        "http://at\\ntic:13131",
     ],
 )
 def test_an_endpoint_is_http_host_and_port_and_nothing_else(tmp_path: Path, endpoint: str) -> None:
@@ -166,3 +191,69 @@ def test_the_catalogue_lies_beside_the_configuration(models_config: str | None, 
     config = GatewayConfig(models_config=models_config)
 
     assert catalogue_path(Path("/etc/cortex/cortex.toml"), config) == Path(expected)
+
+
+def test_an_empty_file_means_the_policy_that_the_decisions_take_for_granted(tmp_path: Path) -> None:
+    assert load(tmp_path, "").policy() == Policy()
+
+
+def test_every_part_of_the_policy_is_the_operator_s_to_say(tmp_path: Path) -> None:
+    text = """
+[eviction]
+strategy = "priority"
+defrag_after_cycles = 3
+drain_after = "500ms"
+restore_after = "5m"
+spread_after = 0
+
+[limits]
+queue_depth = 0
+queue_seconds = 60
+restart_grace_seconds = 0
+"""
+
+    assert load(tmp_path, text).policy() == Policy(
+        strategy="priority",
+        drain_after=0.5,
+        restore_after=300.0,
+        spread_after=0.0,
+        defrag_after_cycles=3,
+        queue_depth=0,
+        queue_seconds=60.0,
+        restart_grace=0.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("", ()),
+        ("[gateway]\nlog = 'debug'\n[eviction]\nstrategy = 'priority'\n[limits]\nmisses = 9\n" + one("http://a:1"), ()),
+        ("models_config = 'x.toml'\n[gateway]\nlog_format = 'json'", ("gateway.log_format", "models_config")),
+        ("[gateway]\nlisten = '127.0.0.1:1'\nstate = 's'", ("gateway.listen", "gateway.state")),
+    ],
+)
+def test_the_keys_that_an_edit_cannot_change_at_once_are_named(
+    tmp_path: Path, text: str, keys: tuple[str, ...]
+) -> None:
+    assert restart_keys(GatewayConfig(), load(tmp_path, text)) == keys
+
+
+@pytest.mark.parametrize(
+    ("state", "env", "expected"),
+    [
+        ("/var/lib/cortex", {}, "/var/lib/cortex"),
+        ("state", {"XDG_STATE_HOME": "/x"}, "/etc/cortex/state"),
+        ("~/s", {}, "/home/me/s"),
+        (None, {"XDG_STATE_HOME": "/x"}, "/x/cortex"),
+        (None, {"XDG_STATE_HOME": ""}, "/home/me/.local/state/cortex"),
+        (None, {}, "/home/me/.local/state/cortex"),
+    ],
+)
+def test_state_lies_where_it_is_told_to_or_where_users_keep_theirs(
+    monkeypatch: pytest.MonkeyPatch, state: str | None, env: dict[str, str], expected: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = GatewayConfig(gateway=Gateway(state=state))
+
+    assert state_directory(Path("/etc/cortex/cortex.toml"), config, env) == Path(expected)

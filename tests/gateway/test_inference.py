@@ -234,7 +234,6 @@ async def test_a_request_is_tried_on_each_node_once(fleet: FakeFleet) -> None:
     [
         (400, "invalid_type", {}),
         (413, "request_too_large", {}),
-        (429, "rate_limit_exceeded", {"retry_after": "7"}),
         (500, None, {"x_should_retry": "false"}),
     ],
 )
@@ -251,6 +250,20 @@ async def test_a_refusal_of_the_request_itself_is_passed_on(
     assert answer.headers.get("retry-after") == headers.get("retry_after")
     assert answer.headers.get("x-should-retry") == headers.get("x_should_retry")
     assert b.asked() == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_full_node_is_followed_by_the_next_and_all_full_is_told(fleet: FakeFleet, stream: bool) -> None:
+    a, b, gateway = await two_nodes(fleet)
+    a.script(lambda call: call.refuse(429, "rate_limit_exceeded", retry_after="7"))
+
+    assert (await gateway.post(ask(stream=stream))).headers["x-cortex-node"] == "b"
+
+    b.script(lambda call: call.refuse(429, "rate_limit_exceeded", retry_after="9"))
+    answer = await gateway.post(ask(stream=stream))
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert answer.headers["retry-after"] in ("7", "9")
 
 
 async def test_a_crash_that_a_node_describes_in_its_own_way_is_not_shown(fleet: FakeFleet) -> None:
@@ -492,7 +505,7 @@ async def test_a_client_that_leaves_ends_the_work_at_the_node(
 
     await asyncio.wait_for(left.wait(), 1)
     assert await gateway.sample("cortex_client_disconnects_total", model="m", node="a") == 1
-    assert gateway.cortex.inference._busy == {}
+    assert gateway.cortex.steward.reconciler.doors.flights == {}
 
 
 async def test_a_client_that_leaves_while_a_node_is_being_reached_ends_the_attempt(

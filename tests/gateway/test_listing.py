@@ -30,12 +30,12 @@ def node(name: str, *replicas: ReplicaView, **changed: Any) -> NodeView:
 
 
 def describe(*nodes: NodeView, spec: ModelSpec | None = QWEN) -> dict[str, Any]:
-    return describe_model(QWEN.id, spec, FleetView(nodes), created=7)
+    return describe_model(QWEN.id, spec, FleetView.of(nodes), created=7)
 
 
 def test_the_list_is_what_could_be_served_and_what_is_loaded() -> None:
     catalogue = Catalogue([QWEN, ModelSpec(id="a/a")])
-    view = FleetView(
+    view = FleetView.of(
         (node("n", replica("n", model="loaded-by-hand")), node("down", replica("down", model="x"), healthy=False))
     )
 
@@ -56,7 +56,7 @@ def test_a_cold_model_says_where_it_could_run() -> None:
 
 def test_a_loaded_model_says_what_the_replicas_enforce() -> None:
     entry = describe(
-        node("a", replica("a", context_tokens=2048, capabilities=("chat", "tools"), memory_bytes=3 << 20)),
+        node("a", replica("a", context_tokens=2048, capabilities=("chat", "tools"), bytes_by_device={0: 3 << 20})),
         node("b", replica("b", context_tokens=1024, capabilities=("chat",))),
         node("c", replica("c", "loading", context_tokens=1, capabilities=("vision",))),
     )
@@ -127,19 +127,22 @@ def test_what_is_simulated_is_labelled_so(spec: ModelSpec | None, nodes: list[No
     ("up", "status"), [([True, True], "ok"), ([True, False], "ok"), ([False, False], "degraded"), ([], "degraded")]
 )
 def test_the_gateway_is_well_while_one_node_answers(up: list[bool], status: str) -> None:
-    said = health(FleetView(tuple(node(f"n{at}", healthy=each) for at, each in enumerate(up))))
+    said = health(FleetView.of(tuple(node(f"n{at}", healthy=each) for at, each in enumerate(up))))
 
     assert said["status"] == status
     assert said["nodes"] == {"healthy": sum(up), "total": len(up)}
 
 
 def test_health_lists_each_node_with_devices_and_models() -> None:
-    (detail,) = health(FleetView((node("a", replica("a", in_flight=2)),)))["details"]
+    (detail,) = health(FleetView.of((node("a", replica("a", in_flight=2)),)))["details"]
 
     assert detail == {
         "name": "a",
         "endpoint": "http://a:13131",
         "healthy": True,
+        "drained": False,
+        "leaving": False,
+        "version": "",
         "reason": "",
         "devices": [{"name": "RTX 3060", "kind": "cuda", "free_bytes": 8 * GIB}],
         "models": [{"id": "Qwen/Qwen3", "status": "ready", "in_flight": 2}],

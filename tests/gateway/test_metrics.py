@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,7 +123,7 @@ async def test_the_fleet_is_shown_as_it_is_now(fleet: FakeFleet) -> None:
     gateway = await fleet.gateway()
     seen = await families(gateway)
     node.models.clear()
-    await gateway.cortex.poller.poll("a")
+    await gateway.cortex.poller.look("a")
     later = await families(gateway)
 
     assert [s.value for s in seen["cortex_node_healthy"].samples] == [1.0]
@@ -131,10 +132,10 @@ async def test_the_fleet_is_shown_as_it_is_now(fleet: FakeFleet) -> None:
     assert later["cortex_model_in_flight"].samples == []
 
 
-def test_two_gateways_in_one_process_count_on_their_own(fleet: FakeFleet) -> None:
+async def test_two_gateways_in_one_process_count_on_their_own(tmp_path: Path) -> None:
     from cortex.gateway.catalogue import Catalogue
     from cortex.gateway.config import GatewayConfig
 
-    first, second = (CortexGateway(GatewayConfig(), Catalogue()) for _ in range(2))
+    first, second = (CortexGateway(GatewayConfig(), Catalogue(), tmp_path) for _ in range(2))
     first.metrics.retried("m", "a")
     assert second.metrics.registry.get_sample_value("cortex_retries_total", AT) is None

@@ -1,4 +1,4 @@
-"""What `cortex serve` and `neuron serve` share: their options, where configuration is found, how they log and end."""
+"""What `cortex serve` and `neuron serve` share: their options, where configuration is found, how they end."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
-
-from cortex.core.logging import configure
 
 DIRECTORIES: Sequence[Path] = (Path(), Path("/etc/cortex"))
 
@@ -28,11 +26,6 @@ def find_config(name: str, directories: Sequence[Path] = DIRECTORIES) -> Path | 
 def places(name: str, directories: Sequence[Path] = DIRECTORIES) -> list[Path]:
     """Return where *name* is looked for, in order."""
     return [directory / name for directory in directories]
-
-
-def configure_log(level: str, form: str, env: Mapping[str, str]) -> None:
-    """Log at *level*, or as `CORTEX_LOG` in *env* says, in *form*: auto, json or text. Raises ConfigError."""
-    configure(env.get("CORTEX_LOG") or level, json={"json": True, "text": False}.get(form))
 
 
 def stop_when_stdin_closes() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from cortex import __version__
-from cortex.cli.daemon import configure_log, find_config, places, stop_when_stdin_closes, until_stdin_closes_option
+from cortex.cli.daemon import find_config, places, stop_when_stdin_closes, until_stdin_closes_option
 from cortex.cli.failures import Misconfigured, configuration
+from cortex.core.logging import configure_log
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:31313"
 FILE = "cortex.toml"
@@ -87,7 +88,7 @@ def serve(config: Path | None, until_stdin_closes: bool) -> None:
     with configuration():
         loaded = load_config(path, os.environ)
         configure_log(loaded.gateway.log, loaded.gateway.log_format, os.environ)
-        app.serve(loaded, load_catalogue(catalogue_path(path, loaded)))
+        app.serve(loaded, load_catalogue(catalogue_path(path, loaded)), path)
 
 
 @cortex.command()

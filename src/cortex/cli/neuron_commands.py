@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from cortex import __version__
-from cortex.cli.daemon import configure_log, find_config, places, stop_when_stdin_closes, until_stdin_closes_option
+from cortex.cli.daemon import find_config, places, stop_when_stdin_closes, until_stdin_closes_option
 from cortex.cli.failures import configuration
+from cortex.core.logging import configure_log
 
 if TYPE_CHECKING:
     from cortex.neuron.config import NeuronConfig

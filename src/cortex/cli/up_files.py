@@ -53,6 +53,7 @@ def cortex_toml(listen: str, neuron_endpoint: str, catalogue: Path) -> str:
 listen = {_string(listen)}
 metrics_listen = {_string(metrics)}
 log_format = "text"
+state = "state"
 
 [limits]
 poll_seconds = 1

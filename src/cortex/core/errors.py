@@ -4,9 +4,13 @@ CortexError
 ├── ConfigError                 a file or a flag is wrong: the start stops
 ├── RequestError                the client must change the request (4xx)
 │   ├── BadRequest · ContextLengthExceeded · RequestTooSlow · PayloadTooLarge · HeadersTooLarge
-│   └── UnsupportedMediaType · ModelNotFound · RouteNotFound · MethodNotAllowed
+│   ├── UnsupportedMediaType · ModelNotFound · RouteNotFound · MethodNotAllowed
+│   ├── AuthenticationFailed    no key, or not one of ours
+│   └── PermissionDenied        the caller is known, or the page is not, and this is not for them
 └── ServiceError                the same request may succeed later, or elsewhere (429, 5xx)
     ├── Overloaded              the bounded queue at a replica's door is full
+    ├── RateLimited             the key has had its share of this minute, or has enough under way
+    ├── BudgetExceeded          the key has used its tokens; they renew, perhaps much later
     ├── NoHealthyNode · NoFeasibleNode · InsufficientMemory
     ├── ModelNotReady           loading, or recovering from a crash
     ├── LoadFailed              a load ended without a replica; repeating it will not help
@@ -18,8 +22,11 @@ CortexError
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
+
+LONGEST_RETRY_SECONDS = 60
 
 
 class CortexError(Exception):
@@ -121,6 +128,18 @@ class ModelNotFound(RequestError):
         super().__init__(f"The model '{model[:200]}' does not exist{hint}", param="model")
 
 
+class AuthenticationFailed(RequestError):
+    """The request carries no key, or none that is valid. The message never repeats what was sent."""
+
+    status, type, code = 401, "authentication_error", "invalid_api_key"
+
+
+class PermissionDenied(RequestError):
+    """What is asked for is not for this caller, or a browser asks on behalf of a foreign page."""
+
+    status, type, code = 403, "permission_error", "permission_denied"
+
+
 class ServiceError(CortexError):
     """Nothing is wrong with the request; it may succeed later or on another replica."""
 
@@ -148,6 +167,25 @@ class Overloaded(ServiceError):
 
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
     retry_after_seconds = 2
+
+
+class RateLimited(ServiceError):
+    """A key's own limit on requests, tokens or concurrency is reached."""
+
+    status, type, code = 429, "rate_limit_error", "key_limit_exceeded"
+    retry_after_seconds = 2
+
+
+class BudgetExceeded(ServiceError):
+    """A key's token budget is used up. One that renews later than a client would wait invites no retry at all."""
+
+    status, type, code = 429, "insufficient_quota", "insufficient_quota"
+    retry_after_seconds = LONGEST_RETRY_SECONDS
+
+    def __init__(self, message: str, *, renews_in_seconds: float) -> None:
+        seconds = max(1, math.ceil(min(renews_in_seconds, LONGEST_RETRY_SECONDS)))
+        should_retry = False if renews_in_seconds > LONGEST_RETRY_SECONDS else None
+        super().__init__(message, retry_after_seconds=seconds, should_retry=should_retry)
 
 
 class NoHealthyNode(ServiceError):

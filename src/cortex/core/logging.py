@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -121,6 +122,11 @@ def configure(level_filter: str = "info", *, stream: TextIO | None = None, json:
     )
     _state.sink = structlog.get_logger().bind()  # bound once: a lazy one is built anew for every line
     _route_standard_logging()
+
+
+def configure_log(level: str, form: str, env: Mapping[str, str]) -> None:
+    """Log at *level*, or as `CORTEX_LOG` in *env* says, in *form*: auto, json or text. Raises ConfigError."""
+    configure(env.get("CORTEX_LOG") or level, json={"json": True, "text": False}.get(form))
 
 
 def _json(event: EventDict, **_: Any) -> str:

@@ -1,95 +1,168 @@
-"""Decide what to do with a request: serve it, load for it, wait for a load, or refuse it. Pure."""
+"""Decide which of a model's ready replicas serves a request."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
+from typing import Literal
 
-from cortex.core.errors import CortexError, ModelNotFound, ModelNotReady, NoFeasibleNode, NoHealthyNode
-from cortex.core.model_spec import ModelSpec
-from cortex.fleet.place import Candidate, place, require_candidates
-from cortex.fleet.view import FleetView, ReplicaView
+from cortex.fleet.pace import UNLEARNED, Pace, Shape, mean_pace
+from cortex.fleet.view import ReplicaView, Spot
+
+COMPARED = 32
+Reason = Literal["only free replica", "least expected time", "warm prefix"]
+
+_Free = tuple[ReplicaView, float, Pace]
+"""A replica that may be chosen, how full it is, and its pace."""
 
 
 @dataclass(frozen=True, slots=True)
-class Serve:
-    """Send it to this replica."""
+class Choice:
+    """The replica that serves, in how many seconds it is expected to be done, and what spoke for it."""
 
     replica: ReplicaView
+    expected_seconds: float
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """Load the model on the first of these nodes that takes it, then route again."""
+class Ranked:
+    """A replica as an explanation lists it. `note` says what is special about it, and why it is out if it is."""
 
-    spec: ModelSpec
-    candidates: tuple[Candidate, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """A replica is coming up on this node; route again when it is there."""
-
-    model: str
-    node: str
+    replica: ReplicaView
+    expected_seconds: float
+    flights: int
+    slots: int
+    note: str = ""
+    eligible: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """Nothing can serve it; the error says why and when to come back."""
-
-    error: CortexError
-
-
-Decision = Serve | Load | Wait | Refuse
-
-
-def route(
-    model: str,
-    spec: ModelSpec | None,
-    view: FleetView,
+def choose(
+    replicas: Sequence[ReplicaView],
     *,
-    busy: Mapping[tuple[str, str], int],
+    flights: Mapping[Spot, int],
+    paces: Mapping[Spot, Pace],
+    shape: Shape,
+    warm: Mapping[str, float],
+    turn: int = 0,
     avoid: Set[str] = frozenset(),
-) -> Decision:
-    """Return what to do with a request for *model*.
+) -> Choice | None:
+    """Return the replica with a free slot that is expected to be done first, or None if no slot is free.
 
-    *spec* is its entry in the catalogue, if any; *busy* counts what this gateway has under way per (node, model), which
-    is fresher than what nodes report; *avoid* are nodes that failed this very request. Ready replicas come first, the
-    least busy for its slots; then one that is loading; then a place to load. Ties go to the lowest node name, so equal
-    fleets always route equally.
+    *flights* counts what is under way at a spot; *warm* is, for each node, the fraction of the prompt that it is likely
+    to have cached; *avoid* are nodes that failed this very request. A replica that was never measured is taken to be
+    as fast as the mean of the free ones that were. Ties go to the least full one, then to the lowest node name: equal
+    fleets choose equally.
+
+    Of more than 32 replicas, which must be in order of node as a view has them, only the warm ones and the 32 from
+    number *turn* on are compared, or the 32 after them if none of these is free. Then ties go to the first from *turn*
+    on: with a turn a request, round robin.
     """
-    replicas = [replica for replica in view.replicas_of(model) if replica.node not in avoid]
-    ready = [replica for replica in replicas if replica.state == "ready"]
-    if ready:
-        return Serve(min(ready, key=lambda r: (busy.get((r.node, model), 0) / max(1, r.slots), r.node)))
-    coming = [replica for replica in replicas if replica.state == "loading"]
-    if coming:
-        return Wait(model, min(replica.node for replica in coming))
-    if spec is None:
-        return Refuse(_uncatalogued(model, view, avoid))
-    placement = place(spec, view)
-    candidates = tuple(c for c in placement.candidates if c.node not in avoid)
-    if candidates:
-        return Load(spec, candidates)
-    if placement.candidates:
-        return Refuse(NoHealthyNode(f"every node that could serve {model} failed this request just now"))
-    try:
-        require_candidates(spec, view, placement)
-    except (NoHealthyNode, NoFeasibleNode) as error:
-        return Refuse(error)
-    raise AssertionError("a placement without candidates has a reason")
+    free = _free(replicas, flights, paces, warm, turn, avoid)
+    if not free:
+        return None
+    few = len(replicas) <= COMPARED
+    mean: Pace | None = None
+    best, least, fill = free[0][0], float("inf"), 0.0
+    for replica, load, pace in free:
+        if not pace.samples:
+            mean = pace = mean or mean_pace(pace for _, _, pace in free)
+        seconds = _expected(pace, shape, load, warm.get(replica.node, 0.0))
+        if seconds > least:
+            continue
+        if seconds < least or load < fill or (few and load == fill and replica.node < best.node):
+            best, least, fill = replica, seconds, load
+    if few and len(free) == 1:
+        return Choice(best, least, "only free replica")
+    return Choice(best, least, "warm prefix" if warm.get(best.node) else "least expected time")
 
 
-def _uncatalogued(model: str, view: FleetView, avoid: Set[str]) -> CortexError:
-    """Return why *model*, which the catalogue does not have, cannot be served."""
-    if view.nodes and not any(node.healthy for node in view.nodes):
-        return NoHealthyNode(f"no node answers, and the catalogue does not have {model[:200]!r}")
-    states = [
-        f"{r.node}: {'failed this request just now' if r.node in avoid else r.error or r.state}"
-        for r in view.replicas_of(model)
-        if r.state != "unloaded"
-    ]
-    if states:
-        return ModelNotReady(f"no replica of {model} can serve now: {'; '.join(states)}")
-    return ModelNotFound(model)
+def ranking(
+    replicas: Sequence[ReplicaView],
+    *,
+    flights: Mapping[Spot, int],
+    paces: Mapping[Spot, Pace],
+    shape: Shape,
+    warm: Mapping[str, float],
+    avoid: Set[str] = frozenset(),
+) -> tuple[Ranked, ...]:
+    """Return all *replicas* as `choose` sees them: those that could be chosen first, the best of them in front."""
+    free = {replica.spot for replica, _, _ in _with_slot(replicas, flights, paces, avoid)}
+    mean = mean_pace(paces[spot] for spot in free if spot in paces)
+    ranked = []
+    for replica in replicas:
+        busy, slots = flights.get(replica.spot, 0), replica.slots or 1
+        pace, fraction = paces.get(replica.spot, UNLEARNED), warm.get(replica.node, 0.0)
+        seconds = _expected(pace if pace.samples else mean, shape, busy / slots, fraction)
+        note = _note(busy < slots, replica.node in avoid, fraction, bool(pace.samples))
+        ranked.append(Ranked(replica, seconds, busy, slots, note, replica.spot in free))
+    return tuple(
+        sorted(ranked, key=lambda r: (not r.eligible, r.expected_seconds, r.flights / r.slots, r.replica.node))
+    )
+
+
+def _note(has_slot: bool, failed: bool, fraction: float, learned: bool) -> str:
+    notes = (
+        "failed this request" if failed else "",
+        "" if has_slot else "no free slot",
+        f"has about {fraction:.0%} of the prompt" if fraction else "",
+        "" if learned else "not measured yet",
+    )
+    return ", ".join(note for note in notes if note)
+
+
+def _expected(pace: Pace, shape: Shape, load: float, fraction: float) -> float:
+    """Return the seconds until a request is done: slower by what shares the replica, less what a warm prefix saves.
+
+    Others who use the replica also displace what it has cached: the saving fades as it fills.
+    """
+    prefill = shape.prompt_tokens / pace.prefill
+    seconds = (prefill + shape.completion_tokens / pace.decode) * (1.0 + load)
+    return seconds - prefill * fraction * (1.0 - load) if fraction else seconds
+
+
+def _free(
+    replicas: Sequence[ReplicaView],
+    flights: Mapping[Spot, int],
+    paces: Mapping[Spot, Pace],
+    warm: Mapping[str, float],
+    turn: int,
+    avoid: Set[str],
+) -> list[_Free]:
+    """Return the replicas to compare."""
+    count = len(replicas)
+    if count <= COMPARED:
+        return _with_slot(replicas, flights, paces, avoid)
+    free = _with_slot(_named(replicas, warm), flights, paces, avoid)
+    for start in range(turn, turn + count, COMPARED):
+        at = start % count
+        window = [*replicas[at : at + COMPARED], *replicas[: max(0, at + COMPARED - count)]]
+        found = _with_slot(window, flights, paces, avoid)
+        if found:
+            return free + found
+    return free
+
+
+def _with_slot(
+    replicas: Iterable[ReplicaView], flights: Mapping[Spot, int], paces: Mapping[Spot, Pace], avoid: Set[str]
+) -> list[_Free]:
+    free = []
+    for replica in replicas:
+        spot = replica.node, replica.model
+        busy, slots = flights.get(spot, 0), replica.slots or 1
+        if busy < slots and replica.node not in avoid:
+            free.append((replica, busy / slots, paces.get(spot, UNLEARNED)))
+    return free
+
+
+def _named(replicas: Sequence[ReplicaView], nodes: Iterable[str]) -> list[ReplicaView]:
+    """Return those of the *replicas*, which are in order of node, that are on the first 32 of *nodes*."""
+    named = []
+    for node in islice(nodes, COMPARED):
+        at = bisect_left(replicas, node, key=attrgetter("node"))
+        if at < len(replicas) and replicas[at].node == node:
+            named.append(replicas[at])
+    return named

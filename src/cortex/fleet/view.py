@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import insort
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from operator import attrgetter
 
 from cortex.fleet.fit import Room
 from cortex.wire.node_api import ReplicaState
 
+Spot = tuple[str, str]
+"""Where a replica is: (node, model)."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """A replica, as its node last described it."""
+    """A replica, as its node last described it.
+
+    `bytes_by_device` is what it holds; `is_reserved` says of one that loads that its node has set the rest of its
+    bytes aside, so that the node's rooms are already less by them. `last_used` is in the gateway's own time.
+    """
 
     model: str
     node: str
@@ -21,48 +31,137 @@ class ReplicaView:
     queued: int = 0
     context_tokens: int | None = None
     capabilities: tuple[str, ...] = ()
-    memory_bytes: int | None = None
+    bytes_by_device: Mapping[int, int] = field(default_factory=dict, hash=False)
+    is_reserved: bool = False
     simulated: bool = False
     error: str | None = None
     load_seconds: float | None = None
+    last_used: float = 0.0
+    progress: str = ""
+
+    @property
+    def spot(self) -> Spot:
+        """Its node and model."""
+        return self.node, self.model
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What it holds on all devices together; None if that is not known."""
+        return sum(self.bytes_by_device.values()) if self.bytes_by_device else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NodeView:
     """A node. `healthy` is False before its first answer and after too many misses in a row; `reason` says which.
 
-    `engine_devices` has, for each engine, the kinds of devices that its installation there can compute on.
+    `leaving` is a node that has said that it is shutting down; `drained` is one that the operator takes out of
+    service. `rooms` are free bytes less what loads in progress on the node have reserved. `engine_devices` has, for
+    each engine, the kinds of devices that its installation there can compute on. `seen_at` is when it last answered.
     """
 
     name: str
     endpoint: str
     healthy: bool
     reason: str = ""
+    leaving: bool = False
+    drained: bool = False
     boot_id: str = ""
+    version: str = ""
     engines: tuple[str, ...] = ()
-    engine_devices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    engine_devices: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     rooms: tuple[Room, ...] = ()
     replicas: tuple[ReplicaView, ...] = ()
+    seen_at: float = 0.0
+
+    @property
+    def usable(self) -> bool:
+        """Whether new work may go there."""
+        return self.healthy and not self.drained
+
+    @cached_property
+    def models(self) -> Mapping[str, ReplicaView]:
+        """Its replicas by model."""
+        return {replica.model: replica for replica in self.replicas}
+
+    @cached_property
+    def oldest_use(self) -> float:
+        """When the replica that has been idle for longest was last used; infinite without replicas."""
+        return min((replica.last_used for replica in self.replicas), default=float("inf"))
+
+    @cached_property
+    def free_by_kind(self) -> Mapping[str, tuple[int, ...]]:
+        """The free bytes of its devices by kind, the largest first."""
+        kinds: dict[str, list[int]] = {}
+        for room in self.rooms:
+            kinds.setdefault(room.kind, []).append(room.free_bytes)
+        return {kind: tuple(sorted(free, reverse=True)) for kind, free in kinds.items()}
+
+    @cached_property
+    def totals_by_kind(self) -> Mapping[str, tuple[int, ...]]:
+        """All bytes of its devices by kind, the largest first."""
+        kinds: dict[str, list[int]] = {}
+        for room in self.rooms:
+            kinds.setdefault(room.kind, []).append(room.total_bytes)
+        return {kind: tuple(sorted(total, reverse=True)) for kind, total in kinds.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """All nodes, in the order of the configuration."""
+    """All nodes by name in the order of the configuration, and the replicas of each model on healthy ones.
 
-    nodes: tuple[NodeView, ...] = ()
+    A view is never changed: `with_node` shares all but what is different.
+    """
+
+    by_name: Mapping[str, NodeView] = field(default_factory=dict)
+    by_model: Mapping[str, tuple[ReplicaView, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, nodes: Iterable[NodeView] = ()) -> FleetView:
+        """Return the view of *nodes*."""
+        view = cls()
+        for node in nodes:
+            view = view.with_node(node)
+        return view
+
+    @property
+    def nodes(self) -> tuple[NodeView, ...]:
+        """The nodes, in order."""
+        return tuple(self.by_name.values())
+
+    def with_node(self, node: NodeView) -> FleetView:
+        """Return this view with *node* in place of the one of its name, or added."""
+        return FleetView({**self.by_name, node.name: node}, self._reindexed(self.by_name.get(node.name), node))
+
+    def without_node(self, name: str) -> FleetView:
+        """Return this view without the node called *name*."""
+        rest = {other: node for other, node in self.by_name.items() if other != name}
+        return FleetView(rest, self._reindexed(self.by_name.get(name), None))
+
+    def _reindexed(self, old: NodeView | None, new: NodeView | None) -> Mapping[str, tuple[ReplicaView, ...]]:
+        before = old.models if old is not None and old.healthy else {}
+        after = new.models if new is not None and new.healthy else {}
+        changed = [model for model in {**before, **after} if before.get(model) != after.get(model)]
+        if not changed:
+            return self.by_model
+        index, name = dict(self.by_model), next(node.name for node in (old, new) if node is not None)
+        for model in changed:
+            replicas = [replica for replica in index.get(model, ()) if replica.node != name]
+            if model in after:
+                insort(replicas, after[model], key=attrgetter("node"))
+            index[model] = tuple(replicas)
+            if not replicas:
+                del index[model]
+        return index
 
     def replicas_of(self, model: str) -> tuple[ReplicaView, ...]:
-        """Return the replicas of *model* on healthy nodes."""
-        return tuple(r for node in self.nodes if node.healthy for r in node.replicas if r.model == model)
+        """Return the replicas of *model* on healthy nodes, by node."""
+        return self.by_model.get(model, ())
 
     def node(self, name: str) -> NodeView:
         """Return the node called *name*. Raises KeyError."""
-        for node in self.nodes:
-            if node.name == name:
-                return node
-        raise KeyError(name)
+        return self.by_name[name]
 
     @property
     def models(self) -> frozenset[str]:
         """The models that any healthy node has."""
-        return frozenset(r.model for node in self.nodes if node.healthy for r in node.replicas)
+        return frozenset(self.by_model)

@@ -1,13 +1,16 @@
-"""Put a gateway together and run it: catalogue, poller, loads, relay, routes, metrics."""
+"""Put a gateway together and run it: configuration, nodes, poller, steward, relay, routes, metrics."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
-import httpx2
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,16 +19,21 @@ from starlette.routing import Route
 
 from cortex import __version__
 from cortex.core.errors import ModelNotFound
-from cortex.core.logging import get_logger
-from cortex.gateway.catalogue import Catalogue
-from cortex.gateway.config import GatewayConfig
+from cortex.core.logging import configure_log, get_logger
+from cortex.gateway.catalogue import Catalogue, unknown_nodes
+from cortex.gateway.config import GatewayConfig, NeuronAddress, state_directory
+from cortex.gateway.control import Control
+from cortex.gateway.feed import Feed
+from cortex.gateway.fleet_routes import FleetRoutes
 from cortex.gateway.inference import Inference
 from cortex.gateway.listing import describe_model, health, list_models
-from cortex.gateway.loads import Loads
 from cortex.gateway.metrics import Metrics
+from cortex.gateway.nodes import Nodes
 from cortex.gateway.poller import Poller
 from cortex.gateway.relay import Relay
+from cortex.gateway.steward import Steward
 from cortex.gateway.upstream import Pool
+from cortex.gateway.watch import Watch
 from cortex.serving.application import error_handlers, json_response
 from cortex.serving.exchange import Exchange
 from cortex.serving.protocol import Drain, Site
@@ -38,41 +46,118 @@ FIRST_ROUND_SECONDS = 2.0
 
 
 class CortexGateway:
-    """Everything a running gateway owns; `lifespan` is its life."""
+    """Everything a running gateway owns; `lifespan` is its life.
 
-    def __init__(self, config: GatewayConfig, catalogue: Catalogue) -> None:
+    *state* is the directory for what operators told it. *path* is the file that *config* was read from: it and the
+    catalogue beside it are watched for edits; without one nothing is watched.
+    """
+
+    def __init__(self, config: GatewayConfig, catalogue: Catalogue, state: Path, path: Path | None = None) -> None:
         self.config, self.catalogue = config, catalogue
-        self.metrics = Metrics()
+        self.clock = time.monotonic
         self.created = int(time.time())
-        self._pool = Pool(config.limits.connect_seconds)
-        # Loads hold their connections for as long as they take; polls must not wait for one of those.
-        limits = httpx2.Limits(max_connections=None)
-        self._client = httpx2.AsyncClient(timeout=config.limits.poll_timeout_seconds, limits=limits, trust_env=False)
-        self.poller = Poller(config.neurons, config.limits, self._client, self._pool.drop)
-        self.drain = Drain()
-        self.inference: Inference
+        self.metrics, self.feed, self.drain = Metrics(), Feed(), Drain()
+        self.nodes = Nodes(config.neurons, state)
+        limits = config.limits
+        self._pool, self._control = Pool(limits.connect_seconds), Control(Pool(limits.connect_seconds))
+        self.poller = Poller(
+            (), limits, self._control, on_lost=self._pool.drop, on_change=self._node_changed, clock=self.clock
+        )
+        self.steward = Steward(
+            catalogue.specs, config.policy(), self.poller, self._control, self.metrics, self.feed, self.clock
+        )
+        relay = Relay(self._pool, limits.stall_seconds)
+        self.inference = Inference(catalogue, self.steward, self.poller, relay, self.metrics, self.feed)
+        self.metrics.observe(lambda: self.poller.view)
+        self.watch: Watch | None = None
+        if path is not None:
+            self.watch = Watch(
+                path,
+                os.environ,
+                config,
+                catalogue,
+                on_config=self._config_changed,
+                on_catalogue=self._catalogue_changed,
+            )
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncGenerator[None, None]:
         """Live from the first look at the fleet to the last relayed byte."""
-        async with self._client, anyio.create_task_group() as tasks:
-            loads = Loads(self.poller, self._client, self.metrics, tasks)
-            relay = Relay(self._pool, self.config.limits.stall_seconds)
-            self.inference = Inference(self.catalogue, self.poller, loads, relay, self.metrics)
-            self.metrics.observe(lambda: self.poller.view)
+        self._follow_nodes()
+        async with anyio.create_task_group() as tasks:
             await self.poller.first_round(FIRST_ROUND_SECONDS)
+            self.steward.start(tasks)
             tasks.start_soon(self.poller.run, name="poller")
-            log.info(
-                "gateway_ready",
-                nodes=[node.name for node in self.poller.view.nodes if node.healthy],
-                unhealthy=[node.name for node in self.poller.view.nodes if not node.healthy],
-                models=len(self.catalogue.specs),
-                version=__version__,
-            )
+            if self.watch is not None:
+                tasks.start_soon(self.watch.run, name="watch")
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.watch.nudge)
+            self._tell_ready()
             yield
             tasks.cancel_scope.cancel()
         self._pool.close()
+        self._control.close()
         log.info("gateway_stopped")
+
+    def _tell_ready(self) -> None:
+        nodes = self.poller.view.nodes
+        log.info(
+            "gateway_ready",
+            nodes=[node.name for node in nodes if node.healthy],
+            unhealthy=[node.name for node in nodes if not node.healthy],
+            models=len(self.catalogue.specs),
+            version=__version__,
+        )
+
+    # what changes while it runs ---------------------------------------------------------------------------------------
+
+    def _node_changed(self, node: str) -> None:
+        self.steward.changed(node)
+
+    def _config_changed(self, config: GatewayConfig) -> None:
+        self.config = config
+        configure_log(config.gateway.log, config.gateway.log_format, os.environ)
+        self.poller.limits = config.limits
+        self.steward.reconciler.policy_changed(config.policy())
+        self.nodes.configure(config.neurons)
+        self._follow_nodes()
+
+    def _catalogue_changed(self, catalogue: Catalogue) -> None:
+        self.catalogue = self.inference.catalogue = catalogue
+        self.steward.reconciler.catalogue_changed(catalogue.specs, self.clock())
+        self._warn_of_unknown_nodes()
+
+    def _follow_nodes(self) -> None:
+        """Have the poller see the nodes that there are to be, and no others."""
+        self.poller.follow(self.nodes.addresses, self.nodes.drained)
+        self._warn_of_unknown_nodes()
+
+    def _warn_of_unknown_nodes(self) -> None:
+        names = [node.name for node in self.nodes.addresses]
+        for model, unknown in unknown_nodes(self.catalogue, names).items():
+            log.warning("catalogue_names_unknown_nodes", model=model, nodes=list(unknown))
+
+    @property
+    def refused_edits(self) -> Mapping[str, str]:
+        """Why edited files are not in effect, by path."""
+        return self.watch.refusals if self.watch is not None else {}
+
+    def add_node(self, name: str, endpoint: str) -> NeuronAddress:
+        """Have one more node. Raises BadRequest."""
+        node = self.nodes.add(name, endpoint)
+        self._follow_nodes()
+        return node
+
+    def remove_node(self, name: str) -> None:
+        """Forget a node that was added. Raises RouteNotFound, BadRequest."""
+        self.nodes.remove(name)
+        self._follow_nodes()
+
+    def drain_node(self, name: str, *, drained: bool) -> None:
+        """Take a node out of service, or put it back. Raises RouteNotFound."""
+        (self.nodes.drain if drained else self.nodes.undrain)(name)
+        self._follow_nodes()
+
+    # what is not the data path ----------------------------------------------------------------------------------------
 
     def application(self) -> Starlette:
         """Return everything that is not the data path."""
@@ -82,6 +167,7 @@ class CortexGateway:
             Route("/metrics", self.prometheus),
             Route("/v1/models", self.models),
             Route("/v1/models/{model:path}", self.model),
+            *FleetRoutes(self).table(),
         ]
         return Starlette(routes=routes, lifespan=self.lifespan, exception_handlers=error_handlers())
 
@@ -91,7 +177,7 @@ class CortexGateway:
 
     async def health(self, _: Request) -> Response:
         """`GET /health` and `GET /`."""
-        return json_response(health(self.poller.view, draining=self.drain.begun))
+        return json_response(health(self.poller.view, draining=self.drain.begun, refused_edits=self.refused_edits))
 
     async def prometheus(self, _: Request) -> Response:
         """`GET /metrics`."""
@@ -112,11 +198,11 @@ class CortexGateway:
         return json_response(describe_model(model, spec, self.poller.view, self.created))
 
 
-def listeners_for(config: GatewayConfig, catalogue: Catalogue) -> Sequence[Listener]:
+def listeners_for(config: GatewayConfig, catalogue: Catalogue, path: Path) -> Sequence[Listener]:
     """Bind both addresses and return what is served on them. Raises ConfigError."""
     api = bind(*parse_address(config.gateway.listen, "gateway.listen"), "gateway.listen")
     metrics = bind(*parse_address(config.gateway.metrics_listen, "gateway.metrics_listen"), "gateway.metrics_listen")
-    gateway = CortexGateway(config, catalogue)
+    gateway = CortexGateway(config, catalogue, state_directory(path, config, os.environ), path)
     metrics_only = Starlette(
         routes=[Route("/metrics", gateway.prometheus), Route("/", gateway.prometheus)],
         exception_handlers=error_handlers(),
@@ -127,9 +213,8 @@ def listeners_for(config: GatewayConfig, catalogue: Catalogue) -> Sequence[Liste
     ]
 
 
-def serve(config: GatewayConfig, catalogue: Catalogue) -> None:
+def serve(config: GatewayConfig, catalogue: Catalogue, path: Path) -> None:
     """Run a gateway until it is told to stop. Raises ConfigError when an address cannot be had."""
-    listeners = listeners_for(config, catalogue)
+    listeners = listeners_for(config, catalogue, path)
     log.info("gateway_starting", listen=listeners[0].address, metrics=listeners[1].address, nodes=len(config.neurons))
-    log.warning("eviction_not_built", strategy=config.eviction.strategy, effect="none: nothing is evicted yet")
     run(listeners, grace_seconds=config.limits.drain_seconds)

@@ -1,10 +1,10 @@
-"""`cortex.toml`: where to listen, which nodes there are, how long to wait for them."""
+"""`cortex.toml`: where to listen, which nodes there are, how long to wait for them, how models share their memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -12,24 +12,38 @@ from msgspec import Meta
 
 from cortex.core.config import load_toml
 from cortex.core.errors import ConfigError
+from cortex.core.logging import LevelFilter
+from cortex.core.quantities import seconds_of
+from cortex.fleet.situation import Policy
 
-Seconds = Annotated[float, Meta(gt=0)]
+YEAR_SECONDS = 31_536_000
+Seconds = Annotated[float, Meta(gt=0, le=YEAR_SECONDS)]
+SecondsOrZero = Annotated[float, Meta(ge=0, le=YEAR_SECONDS)]
+Count = Annotated[int, Meta(ge=0)]
+Duration = float | str
+
+# What takes effect when the file is edited; the rest does at the next start.
+_LIVE = frozenset({"neurons", "eviction", "limits", "gateway.log"})
 
 
 class Gateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`[gateway]`: addresses as host:port."""
+    """`[gateway]`: addresses as host:port. `state` is the directory for what operators told the gateway."""
 
     listen: str = "127.0.0.1:31313"
     metrics_listen: str = "127.0.0.1:31314"
     log: str = "info"
     log_format: Literal["auto", "json", "text"] = "auto"
+    state: str | None = None
 
 
 class Eviction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`[eviction]`: read and checked; the gateway does not evict yet, and says so when it starts."""
+    """`[eviction]`: who makes room for whom, and how soon; durations in seconds or as text. As `Policy` explains."""
 
     strategy: Literal["lru", "priority"] = "lru"
-    defrag_after_cycles: Annotated[int, Meta(ge=0)] = 0
+    defrag_after_cycles: Count = 0
+    drain_after: Duration = 10.0
+    restore_after: Duration = 120.0
+    spread_after: Duration = 3.0
 
 
 class NeuronAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,14 +60,21 @@ class NeuronAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Bounds on waiting, all of them idle limits: nothing limits the length of an answer."""
+    """Bounds on waiting: nothing limits the length of an answer.
+
+    Up to `queue_depth` requests wait for each replica, for at most `queue_seconds`. A node that announced that it
+    leaves has `restart_grace_seconds` to come back before its models are loaded elsewhere.
+    """
 
     poll_seconds: Seconds = 2.0
     poll_timeout_seconds: Seconds = 3.0
     misses: Annotated[int, Meta(ge=1)] = 3
     connect_seconds: Seconds = 3.0
     stall_seconds: Seconds = 15.0
-    drain_seconds: Annotated[float, Meta(ge=0)] = 30.0
+    drain_seconds: SecondsOrZero = 30.0
+    queue_depth: Count = 256
+    queue_seconds: Seconds = 300.0
+    restart_grace_seconds: SecondsOrZero = 30.0
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -65,14 +86,32 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     neurons: list[NeuronAddress] = []
     models_config: str | None = None
 
+    def policy(self) -> Policy:
+        """Return how the operator wants memory to be shared out."""
+        return Policy(
+            strategy=self.eviction.strategy,
+            drain_after=seconds_of(self.eviction.drain_after),
+            restore_after=seconds_of(self.eviction.restore_after),
+            spread_after=seconds_of(self.eviction.spread_after),
+            defrag_after_cycles=self.eviction.defrag_after_cycles,
+            queue_depth=self.limits.queue_depth,
+            queue_seconds=self.limits.queue_seconds,
+            restart_grace=self.limits.restart_grace_seconds,
+        )
+
 
 def load_config(path: Path, env: Mapping[str, str]) -> GatewayConfig:
     """Return the file at *path* after `CORTEX_…` overrides from *env*. Raises ConfigError."""
     config = load_toml(path, GatewayConfig, env=env, env_prefix="CORTEX_")
+    _check_durations(config.eviction, path)
+    try:
+        LevelFilter(config.gateway.log)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: gateway.log: {error}") from None
     names: set[str] = set()
     for index, neuron in enumerate(config.neurons):
         where = f"{path}: neurons[{index}]"
-        if not _is_endpoint(neuron.endpoint):
+        if not is_endpoint(neuron.endpoint):
             raise ConfigError(f"{where}.endpoint = {neuron.endpoint!r}: expected http://host:port")
         if neuron.name in names:
             raise ConfigError(f"{where}.name = {neuron.name!r}: used twice")
@@ -80,16 +119,53 @@ def load_config(path: Path, env: Mapping[str, str]) -> GatewayConfig:
     return config
 
 
-def _is_endpoint(text: str) -> bool:
+def _check_durations(eviction: Eviction, path: Path) -> None:
+    for key in ("drain_after", "restore_after", "spread_after"):
+        value = getattr(eviction, key)
+        try:
+            negative = seconds_of(value) < 0
+        except ValueError as error:
+            raise ConfigError(f"{path}: eviction.{key} = {error}") from None
+        if negative:
+            raise ConfigError(f"{path}: eviction.{key} = {value!r}: expected at least 0")
+
+
+def is_endpoint(text: str) -> bool:
+    """Return whether *text* is where a node may be: http://host:port, and nothing more."""
+    if not text.isprintable() or " " in text:
+        return False
     try:
         url = urlsplit(text)
         port = url.port
+        (url.hostname or "").encode("idna")  # as a look-up of the name does it
     except ValueError:
         return False
     plain = url.path in ("", "/") and not url.query and not url.fragment and "@" not in url.netloc
     return url.scheme == "http" and bool(url.hostname) and port != 0 and plain
 
 
+def restart_keys(running: GatewayConfig, edited: GatewayConfig) -> tuple[str, ...]:
+    """Return the keys whose values in *edited* take effect only when the gateway that is *running* starts again."""
+    before, after = _flat(running), _flat(edited)
+    return tuple(key for key in after if key not in _LIVE and before[key] != after[key])
+
+
+def _flat(config: GatewayConfig) -> dict[str, Any]:
+    own = msgspec.structs.asdict(config)
+    gateway = msgspec.structs.asdict(own.pop("gateway"))
+    return {**{f"gateway.{key}": value for key, value in gateway.items()}, **own}
+
+
 def catalogue_path(path: Path, config: GatewayConfig) -> Path:
     """Return where the catalogue is: `models_config`, or `models.toml`, beside the configuration file at *path*."""
     return path.parent / Path(config.models_config or "models.toml").expanduser()
+
+
+def state_directory(path: Path, config: GatewayConfig, env: Mapping[str, str]) -> Path:
+    """Return where the gateway keeps its state: `gateway.state`, beside the file at *path* if relative.
+
+    Without that key it is `cortex` in $XDG_STATE_HOME, else in ~/.local/state.
+    """
+    if config.gateway.state is not None:
+        return path.parent / Path(config.gateway.state).expanduser()
+    return Path(env.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "cortex"

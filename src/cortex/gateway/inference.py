@@ -1,35 +1,44 @@
-"""One inference request, from its head to the last byte: route, load if cold, relay, go elsewhere while it can."""
+"""One inference request, from its head to the last byte: wait for a replica, relay, go elsewhere while it can."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
-from cortex.core.errors import CortexError, ModelNotFound, NoHealthyNode
+from cortex.core.errors import CortexError, ModelNotFound, NoHealthyNode, Overloaded
 from cortex.core.ids import is_model_id
 from cortex.core.logging import get_logger
-from cortex.core.model_spec import ModelSpec
-from cortex.fleet.route import Load, Refuse, Serve, Wait, route
+from cortex.fleet.affinity import Keys
+from cortex.fleet.route import Choice
 from cortex.fleet.view import ReplicaView
 from cortex.gateway.catalogue import Catalogue
-from cortex.gateway.loads import Loads
+from cortex.gateway.feed import Feed
 from cortex.gateway.metrics import Metrics
 from cortex.gateway.poller import Poller
 from cortex.gateway.relay import Outcome, Relay, TryElsewhere
+from cortex.gateway.steward import Steward, WaitingRequest
 from cortex.serving.event_stream import EventStream
 from cortex.serving.exchange import Exchange
-from cortex.wire.openai import KINDS, Request, read_head, read_request
-from cortex.wire.sse import KEEP_ALIVE
+from cortex.wire.engine_api import Usage
+from cortex.wire.openai import KINDS, read_head, read_request
+from cortex.wire.session import message_chain, read_prompt, session_key
+from cortex.wire.sse import KEEP_ALIVE, Trailer, comment
 
 log = get_logger(__name__)
 
 PATIENCE_SECONDS = 0.9
-MAX_ATTEMPTS = 4
+MAX_ATTEMPTS = 6
+SESSION_DIGITS = 16
 # The node is well, and the model is not there, or not there yet: it may be loaded, or waited for.
-_STALE = frozenset({"model_not_found", "model_not_ready", "engine_failed"})
+_STALE = frozenset({"model_not_found", "model_not_ready", "engine_failed", "shutting_down"})
+
+
+def _keys(exchange: Exchange) -> Keys:
+    prompt = read_prompt(exchange.body)
+    return Keys(session_key(exchange.header, prompt), message_chain(prompt))
 
 
 @dataclass(slots=True)
@@ -42,8 +51,10 @@ class Story:
     node: str = "-"
     stream: bool = False
     arrived: float = field(default_factory=time.perf_counter)
-    load_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    waits: bool = False
     attempts: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
     outcome: Outcome | None = None
 
     def elapsed(self) -> float:
@@ -65,12 +76,14 @@ class Story:
 
 
 class Inference:
-    """The handler of the data path. Owns the count of what is under way, per node and model."""
+    """The handler of the data path."""
 
-    def __init__(self, catalogue: Catalogue, poller: Poller, loads: Loads, relay: Relay, metrics: Metrics) -> None:
-        self._catalogue, self._poller, self._loads = catalogue, poller, loads
-        self._relay, self._metrics = relay, metrics
-        self._busy: Counter[tuple[str, str]] = Counter()
+    def __init__(
+        self, catalogue: Catalogue, steward: Steward, poller: Poller, relay: Relay, metrics: Metrics, feed: Feed
+    ) -> None:
+        self.catalogue = catalogue
+        self._steward, self._poller, self._relay = steward, poller, relay
+        self._metrics, self._feed = metrics, feed
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request and write its last line, however it ends."""
@@ -94,115 +107,137 @@ class Inference:
             self._metrics.failed(story.label, story.node, "stream_error", story.elapsed())
         else:
             self._metrics.served(story.label, story.node, story.elapsed(), trailer, story.first_token_seconds)
+        if trailer is not None and self._feed.listened:
+            self._pass_on(story, trailer.usage)
         self._log(story, status=exchange.status)
 
     async def _serve(self, exchange: Exchange, story: Story) -> None:
         exchange.require_json()
         head = read_head(exchange.body)
-        spec = self._catalogue.find(head.model)
+        spec = self.catalogue.find(head.model)
         model = spec.id if spec is not None else head.model
         if not is_model_id(model):
             raise ModelNotFound(model)
         story.model, story.stream = model, bool(head.stream)
         story.known = spec is not None or model in self._poller.view.models
+        ticket = WaitingRequest(model, time.monotonic(), keys=partial(_keys, exchange))
         if not head.stream:
-            await self._attempts(exchange, story, spec, None)
+            await self._attempts(exchange, story, ticket, None)
             return
-        with EventStream(exchange, patience_seconds=PATIENCE_SECONDS, comment=self._keep_alive(model)) as stream:
-            await self._attempts(exchange, story, spec, stream)
+
+        def keep_alive() -> bytes:
+            return comment(self._steward.comment(ticket)) if story.waits else KEEP_ALIVE
+
+        with EventStream(exchange, patience_seconds=PATIENCE_SECONDS, comment=keep_alive) as stream:
+            await self._attempts(exchange, story, ticket, stream)
             stream.finish()
 
-    def _keep_alive(self, model: str) -> Callable[[], bytes]:
-        """Return what fills the silence of a request for *model*: how far its load is, if there is one."""
-
-        def comment() -> bytes:
-            job = self._loads.get(model)
-            return job.comment() if job is not None else KEEP_ALIVE
-
-        return comment
-
     async def _attempts(
-        self, exchange: Exchange, story: Story, spec: ModelSpec | None, stream: EventStream | None
+        self, exchange: Exchange, story: Story, ticket: WaitingRequest, stream: EventStream | None
     ) -> None:
-        """Route and relay until an answer is out, or nothing is left to try."""
-        avoid: set[str] = set()
+        """Get a replica and relay, until an answer is out or nothing is left to try."""
         last: CortexError | None = None
-        checked: Request | None = None
         while story.attempts < MAX_ATTEMPTS:
-            decision = route(story.model, spec, self._poller.view, busy=self._busy, avoid=avoid)
-            match decision:
-                case Serve(replica):
-                    story.attempts += 1
-                    try:
-                        story.outcome = await self._relay_to(replica, exchange, story, stream)
-                    except TryElsewhere as failure:
-                        last = failure.error
-                        await self._note_failure(replica, failure, story, avoid)
-                    else:
-                        return
-                case Load() | Wait():
-                    # What is wrong with the request must be known before a model is loaded for it.
-                    checked = checked or read_request(KINDS[exchange.path], exchange.body)
-                    if stream is not None and checked.ignored and not stream.opened:
-                        stream.headers = [(b"x-cortex-ignored", ", ".join(checked.ignored).encode())]
-                    await self._bring_up(decision, spec, story)
-                case Refuse(error):
-                    raise last or self._with_hints(error, story.model)
+            story.attempts += 1
+            if not self._steward.reconciler.ready(ticket.model):
+                self._check(exchange, stream)
+            choice = await self._turn(story, ticket, last)
+            try:
+                await self._relay_to(choice.replica, exchange, story, stream)
+            except TryElsewhere as failure:
+                last = failure.error
+                await self._note_failure(choice.replica, last, story, ticket)
+            else:
+                return
         raise last or NoHealthyNode(f"{story.model} could not be served in {MAX_ATTEMPTS} attempts")
 
-    async def _bring_up(self, decision: Load | Wait, spec: ModelSpec | None, story: Story) -> None:
-        """Wait for a load, ours or a node's own. Raises what it failed of."""
-        story.attempts += 1
+    def _check(self, exchange: Exchange, stream: EventStream | None) -> None:
+        """Find out what is wrong with a request before a model is loaded for it. Raises BadRequest."""
+        checked = read_request(KINDS[exchange.path], exchange.body)
+        if stream is not None and checked.ignored and not stream.opened:
+            stream.headers = [(b"x-cortex-ignored", ", ".join(checked.ignored).encode())]
+
+    async def _turn(self, story: Story, ticket: WaitingRequest, last: CortexError | None) -> Choice:
+        """Wait for a replica. Raises what refuses the request; after a failed attempt, what that failed of."""
         began = time.perf_counter()
+        story.waits = True
         try:
-            if spec is None:  # not ours to load: somebody has told the node to
-                assert isinstance(decision, Wait)
-                story.node = decision.node
-                await self._loads.follow(decision.model, decision.node)
-            else:
-                nodes = [c.node for c in decision.candidates] if isinstance(decision, Load) else [decision.node]
-                job = self._loads.start(spec, nodes)
-                story.node = job.node
-                await job.wait()
+            return await self._steward.replica_for(ticket)
+        except CortexError as error:
+            raise last or self._with_hints(error, story.model) from None
         finally:
-            story.load_seconds += time.perf_counter() - began
+            story.waits = False
+            story.wait_seconds += time.perf_counter() - began
 
     async def _relay_to(
         self, replica: ReplicaView, exchange: Exchange, story: Story, stream: EventStream | None
-    ) -> Outcome:
-        story.node = replica.node
-        address, key = self._poller.address(replica.node), (replica.node, story.model)
-        self._busy[key] += 1
+    ) -> None:
+        node = story.node = replica.node
+        trailer: Trailer | None = None
         try:
+            address = self._poller.address(node)
             if stream is not None:
-                return await self._relay.stream(exchange, stream, address, replica.node, story.model)
-            return await self._relay.unary(exchange, address, replica.node, story.model)
+                story.outcome = await self._relay.stream(exchange, stream, address, node, story.model)
+            else:
+                story.outcome = await self._relay.unary(exchange, address, node, story.model)
+            trailer = story.outcome.trailer
+        except KeyError:
+            raise TryElsewhere(NoHealthyNode(f"node {node} was removed")) from None
         finally:
-            self._busy[key] -= 1
-            if not self._busy[key]:
-                del self._busy[key]
+            known = (trailer.usage, trailer.timings) if trailer is not None else (None, None)
+            self._steward.finished(replica.spot, *known)
 
-    async def _note_failure(self, replica: ReplicaView, failure: TryElsewhere, story: Story, avoid: set[str]) -> None:
-        """Look at the node again: first of all if the view of it was stale, for it may still serve; else avoid it."""
+    async def _note_failure(
+        self, replica: ReplicaView, error: CortexError, story: Story, ticket: WaitingRequest
+    ) -> None:
+        """Avoid the node from now on, unless a fresh look at it shows that it was the view that was wrong."""
         self._metrics.retried(story.model, replica.node)
         log.warning(
             "attempt_failed",
             request=story.exchange.request_id,
             model=story.model,
             node=replica.node,
-            code=failure.error.code,
-            error=str(failure.error),
+            code=error.code,
+            error=str(error),
         )
-        if failure.error.code in _STALE:
-            await self._poller.poll(replica.node)
+        failures = story.failures[replica.node] = story.failures.get(replica.node, 0) + 1
+        if error.code in _STALE:
+            await self._steward.look_at(replica.node)
+            restarted = error.code == "engine_failed" and failures == 1 and not self._has_others(replica, ticket)
+            if restarted or all(other.node != replica.node for other in self._steward.reconciler.ready(ticket.model)):
+                return
         else:
-            avoid.add(replica.node)
             self._poller.nudge(replica.node)
+        ticket.avoid.add(replica.node)
+        if error.status == Overloaded.status and not self._has_others(replica, ticket):
+            raise error
+
+    def _has_others(self, replica: ReplicaView, ticket: WaitingRequest) -> bool:
+        ready = self._steward.reconciler.ready(ticket.model)
+        return any(other.node != replica.node and ticket.can_use(other) for other in ready)
 
     def _with_hints(self, error: CortexError, model: str) -> CortexError:
         if isinstance(error, ModelNotFound):
-            return ModelNotFound(model, self._catalogue.near(model, self._poller.view.models))
+            return ModelNotFound(model, self.catalogue.near(model, self._poller.view.models))
         return error
+
+    def _pass_on(self, story: Story, usage: Usage) -> None:
+        """Tell those who listen what was asked for, and never what was said."""
+        exchange, now, seconds = story.exchange, time.time(), story.elapsed()
+        key = session_key(exchange.header, read_prompt(exchange.body))
+        self._feed.pass_on(
+            now,
+            "request",
+            model=story.model,
+            node=story.node,
+            arrived=now - seconds,
+            seconds=seconds,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            session=hashlib.sha256(key.encode()).hexdigest()[:SESSION_DIGITS] if key is not None else None,
+            stream=story.stream,
+            status=exchange.status,
+        )
 
     def _log(self, story: Story, **keys: object) -> None:
         trailer = story.outcome.trailer if story.outcome else None
@@ -215,7 +250,7 @@ class Inference:
             node=story.node,
             stream=story.stream,
             attempts=story.attempts,
-            load_seconds=story.load_seconds,
+            wait_seconds=story.wait_seconds,
             ttft_seconds=story.first_token_seconds,
             prompt_tokens=usage.prompt_tokens if usage else None,
             completion_tokens=usage.completion_tokens if usage else None,

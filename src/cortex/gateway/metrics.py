@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cortex.fleet.view import FleetView
+from cortex.fleet.work import Event
 from cortex.wire.sse import Trailer
 
 DURATION_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
@@ -25,7 +26,13 @@ class Metrics:
         self._requests = Counter("cortex_requests", "Requests", _WHERE, registry=registry)
         self._errors = Counter("cortex_request_errors", "Requests that failed", [*_WHERE, "code"], registry=registry)
         self._gone = Counter("cortex_client_disconnects", "Clients that left early", _WHERE, registry=registry)
-        self._cold = Counter("cortex_cold_starts", "Loads that a request caused", _WHERE, registry=registry)
+        self._cold = Counter("cortex_cold_starts", "Loads that were begun", _WHERE, registry=registry)
+        self._evictions = Counter(
+            "cortex_evictions", "Replicas that made room for another model", _WHERE, registry=registry
+        )
+        self._unloads = Counter("cortex_unloads", "Replicas unloaded, for whatever reason", _WHERE, registry=registry)
+        self._load_seconds = _histogram(registry, "cortex_load_seconds", "How long loads took", DURATION_BUCKETS)
+        self._load_failures = Counter("cortex_load_failures", "Loads that failed", [*_WHERE, "code"], registry=registry)
         self._retries = Counter("cortex_retries", "Requests sent to another replica", _WHERE, registry=registry)
         self._duration = _histogram(
             registry, "cortex_request_duration_seconds", "From the request to its last byte", DURATION_BUCKETS
@@ -42,9 +49,21 @@ class Metrics:
         """Show *view* as gauges."""
         self.registry.register(_Fleet(view))
 
-    def cold_start(self, model: str, node: str) -> None:
-        """Count a load."""
-        self._cold.labels(model, node).inc()
+    def decided(self, event: Event) -> None:
+        """Count what became of a model on a node."""
+        where = event.model, event.node
+        match event.kind:
+            case "load_started":
+                self._cold.labels(*where).inc()
+            case "load_finished":
+                self._load_seconds.labels(*where).observe(event.details["seconds"])
+            case "load_failed":
+                self._load_failures.labels(*where, event.details["code"] or "unknown").inc()
+            case "evicted":
+                self._evictions.labels(*where).inc()
+                self._unloads.labels(*where).inc()
+            case "unloaded":
+                self._unloads.labels(*where).inc()
 
     def retried(self, model: str, node: str) -> None:
         """Count a request that *node* did not take."""

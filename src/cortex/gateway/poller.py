@@ -2,165 +2,245 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import asyncio
+import math
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
 
 import anyio
-import httpx2
 import msgspec
+from anyio.abc import TaskGroup
 
-from cortex.core.errors import BadRequest
+from cortex import __version__
+from cortex.core.errors import BadRequest, UpstreamFailed, UpstreamTimeout
 from cortex.core.logging import get_logger
-from cortex.fleet.fit import Room
-from cortex.fleet.view import FleetView, NodeView, ReplicaView
+from cortex.fleet.view import FleetView, NodeView
 from cortex.gateway.config import Limits, NeuronAddress
+from cortex.gateway.control import Control
+from cortex.gateway.sighting import discovered_node, same_but_seen, seen_node
+from cortex.gateway.upstream import Address
 from cortex.wire.json import decode
 from cortex.wire.node_api import Discovery, Health
 
 log = get_logger(__name__)
 
+# Nodes whose turns are in one of so many parts of the interval are asked together: a loop that is awake costs less than
+# one that is woken.
+PARTS = 100
+# Multiples of the golden ratio lie evenly in the unit interval, however many there are.
+_GOLDEN = 0.6180339887498949
+
 _discovery = msgspec.json.Decoder(Discovery)
 _health = msgspec.json.Decoder(Health)
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class _Known:
     """What the poller remembers of one node between two answers; polls are numbered, since they may overlap."""
 
+    address: Address
+    phase: float
     view: NodeView
+    discovered: NodeView | None = None
+    skew: str = ""
     misses: int = 0
-    discovery: Discovery | None = None
+    lost: bool = False
     asked: int = 0
     answered: int = 0
     missed: int = 0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    task: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
 
 class Poller:
-    """Owns the view. `on_lost` is called with a node's address when it is taken for dead."""
+    """Owns the view.
+
+    `on_change` is called with a node's name after each change of the view, unless all that changed is when the node
+    was seen; `on_lost` is called with a node's address when it is taken for dead. Both must not block.
+    `clock` tells the time that the view is in, in seconds.
+    """
 
     def __init__(
         self,
-        nodes: Sequence[NeuronAddress],
+        nodes: Iterable[NeuronAddress],
         limits: Limits,
-        client: httpx2.AsyncClient,
-        on_lost: Callable[[tuple[str, int]], None],
+        control: Control,
+        *,
+        on_lost: Callable[[Address], None] = lambda _: None,
+        on_change: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._nodes = {node.name: node for node in nodes}
-        self._limits, self._client, self._on_lost = limits, client, on_lost
-        self._known = {
-            node.name: _Known(NodeView(node.name, node.endpoint.rstrip("/"), healthy=False, reason="not asked yet"))
-            for node in nodes
-        }
-        self._wake = {node.name: anyio.Event() for node in nodes}
-        self.view = FleetView(tuple(known.view for known in self._known.values()))
+        self.limits = limits
+        self.view = FleetView()
+        self._control, self._on_lost, self._clock = control, on_lost, clock
+        self._on_change: Callable[[str], None] = lambda _: None  # nobody can listen to what is not built yet
+        self._known: dict[str, _Known] = {}
+        self._added = 0
+        self._tasks: TaskGroup | None = None
+        for node in nodes:
+            self.add(node)
+        self._on_change = on_change
 
     async def run(self) -> None:
         """Poll for ever; one slow node never delays another."""
-        async with anyio.create_task_group() as tasks:
-            for name in self._nodes:
-                tasks.start_soon(self._poll_forever, name, name=f"poll:{name}")
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                for known in self._known.values():
+                    self._tasks.start_soon(self._poll_forever, known, name=f"poll:{known.view.name}")
+                await anyio.sleep_forever()
+        finally:
+            self._tasks = None
 
-    def address(self, node: str) -> tuple[str, int]:
-        """Return host and port of *node*."""
-        return self._nodes[node].address
+    def add(self, node: NeuronAddress, *, drained: bool = False) -> None:
+        """Poll *node* as well, at once and from then on, in place of one of its name that is at another address."""
+        former = self._known.get(node.name)
+        if former is not None and former.address == node.address:
+            return
+        self.remove(node.name)
+        endpoint = node.endpoint.rstrip("/")
+        unseen = NodeView(node.name, endpoint, healthy=False, reason="not asked yet", drained=drained)
+        known = self._known[node.name] = _Known(node.address, phase_of(self._added), unseen)
+        self._added += 1
+        self._set(known, unseen)
+        if self._tasks is not None:
+            self._tasks.start_soon(self._poll_forever, known, name=f"poll:{node.name}")
+
+    def remove(self, name: str) -> None:
+        """Poll the node called *name* no more, and forget it. Control calls to it fail; answers it gives go on."""
+        known = self._known.pop(name, None)
+        if known is None:
+            return
+        known.task.cancel()
+        self._control.drop(known.address)
+        self.view = self.view.without_node(name)
+        self._on_change(name)
+
+    def follow(self, nodes: Iterable[NeuronAddress], drained: Collection[str]) -> None:
+        """Poll *nodes* and no others, and take those in *drained* for taken out of service."""
+        wanted = {node.name: node for node in nodes}
+        for name in [name for name in self._known if name not in wanted]:
+            self.remove(name)
+        for name, node in wanted.items():
+            self.add(node, drained=name in drained)
+            self.set_drained(name, name in drained)
+
+    def set_drained(self, name: str, drained: bool) -> None:
+        """Mark the node called *name* as taken out of service by the operator, or as back. Raises KeyError."""
+        known = self._known[name]
+        if known.view.drained != drained:
+            self._set(known, replace(known.view, drained=drained))
+
+    def address(self, node: str) -> Address:
+        """Return host and port of *node*. Raises KeyError."""
+        return self._known[node].address
 
     def nudge(self, node: str) -> None:
-        """Ask *node* again now: something about it was not as the view says."""
-        self._wake[node].set()
+        """Ask *node* again now, if it is still there: something about it was not as the view says."""
+        if node in self._known:
+            self._known[node].wake.set()
 
     async def first_round(self, seconds: float) -> None:
         """Ask every node once, for at most *seconds*, so that a fresh gateway knows its fleet before it answers."""
         with anyio.move_on_after(seconds):
             async with anyio.create_task_group() as tasks:
-                for name in self._nodes:
-                    tasks.start_soon(self.poll, name)
+                for name in self._known:
+                    tasks.start_soon(self.look, name)
 
-    async def poll(self, name: str) -> None:
+    async def look(self, node: str) -> None:
+        """Ask *node* now; return when it has answered, or has not in time. A node that was removed is not asked."""
+        if node in self._known:
+            await self._poll(self._known[node])
+
+    async def _poll_forever(self, known: _Known) -> None:
+        loop, began = asyncio.get_running_loop(), -math.inf
+        if not known.asked:
+            known.wake.set()
+        with known.task:
+            while True:
+                # A timer alone, and no deadline on the wait: uvloop's timers are early, and a deadline spins until due.
+                turn = next_turn(loop.time(), began, self.limits.poll_seconds, known.phase)
+                timer = loop.call_at(turn, known.wake.set)
+                try:
+                    await known.wake.wait()
+                finally:
+                    timer.cancel()
+                known.wake.clear()
+                began = loop.time()
+                await self._poll(known)
+
+    async def _poll(self, known: _Known) -> None:
         """Ask one node now and update the view, unless what was asked later has been answered already."""
-        known = self._known[name]
         known.asked += 1
         number = known.asked
         try:
-            with anyio.fail_after(self._limits.poll_timeout_seconds):
-                view = await self._ask(known)
-        except (OSError, TimeoutError, httpx2.HTTPError, BadRequest) as error:
+            discovered, health = await self._ask(known)
+        except (UpstreamFailed, UpstreamTimeout, BadRequest) as error:
             # Polls that are under way at the same time are silent for one reason: they are one miss.
-            if number > max(known.answered, known.missed):
+            if self._is_current(known) and number > max(known.answered, known.missed):
                 known.missed = known.asked
                 self._missed(known, error)
         else:
-            if number > known.answered:
+            if self._is_current(known) and number > known.answered:
                 known.answered = number
-                self._answered(known, view)
-        self.view = FleetView(tuple(k.view for k in self._known.values()))
+                self._answered(known, discovered, health)
 
-    async def _poll_forever(self, name: str) -> None:
-        while True:
-            with anyio.move_on_after(self._limits.poll_seconds):
-                await self._wake[name].wait()
-                self._wake[name] = anyio.Event()
-            await self.poll(name)
+    def _is_current(self, known: _Known) -> bool:
+        return self._known.get(known.view.name) is known
 
-    async def _ask(self, known: _Known) -> NodeView:
-        endpoint = known.view.endpoint
-        health = decode((await self._client.get(f"{endpoint}/health")).raise_for_status().content, _health)
-        if known.discovery is None or known.discovery.boot_id != health.boot_id:
-            answer = (await self._client.get(f"{endpoint}/discovery")).raise_for_status()
-            known.discovery = decode(answer.content, _discovery)
-        return node_view(known.view.name, endpoint, known.discovery, health)
+    async def _ask(self, known: _Known) -> tuple[NodeView, Health]:
+        seconds = self.limits.poll_timeout_seconds
+        health = decode(await self._control.get(known.address, "/health", seconds), _health)
+        if known.discovered is None or known.discovered.boot_id != health.boot_id:
+            discovery = decode(await self._control.get(known.address, "/discovery", seconds), _discovery)
+            known.discovered = discovered_node(known.view.name, known.view.endpoint, discovery)
+        return known.discovered, health
 
-    def _answered(self, known: _Known, view: NodeView) -> None:
-        if not known.view.healthy and view.healthy:
+    def _answered(self, known: _Known, discovered: NodeView, health: Health) -> None:
+        former = known.view
+        view = seen_node(discovered, health, former, self._clock())
+        known.misses, known.lost = 0, False
+        if former.boot_id not in ("", view.boot_id):
+            log.warning("node_restarted", node=view.name, boot_id=view.boot_id)
+        if view.healthy and not former.healthy:
             devices = [room.name for room in view.rooms]
             log.info("node_healthy", node=view.name, devices=devices, boot_id=view.boot_id)
-        known.misses, known.view = 0, view
+        if view.version not in (__version__, known.skew):
+            known.skew = view.version
+            log.warning("node_version_differs", node=view.name, version=view.version, ours=__version__)
+        self._set(known, view)
 
     def _missed(self, known: _Known, error: Exception) -> None:
         known.misses += 1
-        reason = f"does not answer ({type(error).__name__}{f': {error}' if str(error) else ''})"
-        lost = known.answered > 0 and known.misses == self._limits.misses
-        if lost or not known.view.healthy:
-            known.view = _unhealthy(known.view, reason)
-        if lost:
-            log.warning("node_lost", node=known.view.name, misses=known.misses, error=reason)
-            self._on_lost(self.address(known.view.name))
+        if known.answered and known.misses < self.limits.misses:
+            return
+        reason = f"does not answer: {error}"
+        self._set(known, replace(known.view, healthy=False, reason=reason, rooms=(), replicas=()))
+        if known.answered and not known.lost:
+            known.lost = True
+            told = {"misses": known.misses, "announced": known.view.leaving, "error": str(error)}
+            log.warning("node_lost", node=known.view.name, **told)
+            self._control.drop(known.address)  # a call that is under way there would wait for ever
+            self._on_lost(known.address)
+
+    def _set(self, known: _Known, view: NodeView) -> None:
+        former = self.view.by_name.get(view.name)
+        known.view = view
+        self.view = self.view.with_node(view)
+        if former is None or not same_but_seen(former, view):
+            self._on_change(view.name)
 
 
-def node_view(name: str, endpoint: str, discovery: Discovery, health: Health) -> NodeView:
-    """Return what a node said of itself as a value for decisions."""
-    free = {device.index: device.memory_free_bytes for device in health.devices}
-    draining = health.status == "draining"
-    return NodeView(
-        name=name,
-        endpoint=endpoint,
-        healthy=not draining,
-        reason="is shutting down" if draining else "",
-        boot_id=health.boot_id,
-        engines=tuple(discovery.engines),
-        engine_devices={engine: tuple(kinds) for engine, kinds in discovery.engine_devices.items()},
-        rooms=tuple(
-            Room(d.index, d.kind, d.name, free.get(d.index, 0), d.ordinal, d.memory_total_bytes)
-            for d in discovery.devices
-        ),
-        replicas=tuple(
-            ReplicaView(
-                model=m.id,
-                node=name,
-                state=m.status,
-                slots=m.slots,
-                in_flight=m.in_flight,
-                queued=m.queued,
-                context_tokens=m.context_tokens,
-                capabilities=tuple(m.capabilities),
-                memory_bytes=m.memory_bytes,
-                simulated=m.simulated,
-                error=m.error,
-                load_seconds=m.load_seconds,
-            )
-            for m in health.models
-        ),
-    )
+def phase_of(number: int) -> float:
+    """Return when in the interval, from 0 up to 1, the node that was the *number*-th to be added has its turn."""
+    return int(number * _GOLDEN % 1.0 * PARTS) / PARTS
 
 
-def _unhealthy(view: NodeView, reason: str) -> NodeView:
-    return NodeView(view.name, view.endpoint, healthy=False, reason=reason, boot_id=view.boot_id)
+def next_turn(now: float, began: float, interval: float, phase: float) -> float:
+    """Return when a node with *phase*, from 0 up to 1, that was last asked at *began* is asked again. All in seconds.
+
+    Turns are on one grid for all nodes, so that those of different phases never drift into one another. A turn less
+    than half an interval after *began* is left out: the node was asked out of turn, or a timer was early.
+    """
+    after = max(now, began + interval / 2)
+    return after + interval - (after - phase * interval) % interval

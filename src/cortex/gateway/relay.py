@@ -15,7 +15,7 @@ from cortex.wire.sse import EventRelay, Trailer, decode_trailer
 
 MAX_UNARY_BYTES = 256 << 20
 # A node says these when another replica, or a fresh look at the fleet, may do better.
-_ELSEWHERE = frozenset({502, 503, 504})
+_ELSEWHERE = frozenset({429, 502, 503, 504})
 
 
 class TryElsewhere(Exception):

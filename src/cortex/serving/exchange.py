@@ -53,8 +53,8 @@ class Exchange:
     method: str
     path: str
     query: bytes
-    headers: Headers
-    body: bytes
+    headers: Headers = field(repr=False)
+    body: bytes = field(repr=False)
     request_id: str
     http_11: bool = True
     keep_alive: bool = True

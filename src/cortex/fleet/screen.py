@@ -1,0 +1,207 @@
+"""Say at a glance what a node could offer at best, so that only the best nodes are looked at whole. Pure.
+
+A bound may promise too much, never too little: no plan on the node comes before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import repeat
+from math import inf
+from typing import Literal
+
+from cortex.core.model_spec import DEFAULT_PRIORITY
+from cortex.fleet.evict import IDLE_SCALE_SECONDS, SPARE_FACTOR
+from cortex.fleet.fit import FLOOR_BYTES, preferred_kinds
+from cortex.fleet.plan import ORDER, Ask, why_no_plan
+from cortex.fleet.situation import Need
+from cortex.fleet.view import NodeView
+
+Key = tuple[int, bool, float, float, float, str]
+"""What a plan's sort key begins with."""
+NAME_AT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """What is the same for every node of a decision.
+
+    `ranks` has the classes of the catalogue's models, with infinity for those that may not go for this one; `rank` is
+    that of all others. `load_seconds` is what a load takes where none was measured.
+    """
+
+    ask: Ask
+    avoid: Set[str]
+    ranks: Mapping[str, float]
+    rank: float
+    load_seconds: float
+
+    @classmethod
+    def of(cls, ask: Ask, avoid: Set[str]) -> Screen:
+        """Return the screen for *ask*."""
+        moment, rank = ask.situation, ask.rank
+        ranks = {m: inf if s.pinned or s.priority > rank else s.priority for m, s in moment.catalogue.items()}
+        load_seconds = moment.mean_load_seconds.get(ask.spec.id, moment.policy.reload_guess)
+        return cls(ask, avoid, ranks, DEFAULT_PRIORITY if rank >= DEFAULT_PRIORITY else inf, load_seconds)
+
+    def bound(self, node: NodeView) -> Key | None:
+        """Return a key that no plan on *node* comes before; None if there is certainly no plan."""
+        model, moment = self.ask.spec.id, self.ask.situation
+        if not node.healthy or node.drained or node.leaving or node.name in self.avoid:
+            return None
+        if (replica := node.models.get(model)) is not None and replica.state not in ("failed", "unloaded"):
+            return None
+        bytes_each = moment.need(model, node.name).bytes_each
+        left = self._left(node, bytes_each)
+        if left is None:
+            return None
+        if not bytes_each:
+            return ORDER["free"], True, 0.0, 0.0, -left, node.name
+        cost = moment.load_seconds.get((node.name, model), self.load_seconds)
+        if left >= 0:
+            return ORDER["free"], False, 0.0, cost, -left, node.name
+        tier = self._least_tier(node)
+        return None if tier == inf else (ORDER["evict"], False, tier, cost, -inf, node.name)
+
+    def _left(self, node: NodeView, bytes_each: tuple[int, ...]) -> float | None:
+        """Return how many bytes can stay free at most: negative if it does not fit now, None if it never does."""
+        by_kind, kinds = node.free_by_kind, self._kinds(node)
+        if len(kinds) != 1:
+            return inf if kinds else None
+        free, totals = by_kind[kinds[0]], node.totals_by_kind[kinds[0]]
+        if not totals[-1]:
+            return inf
+        shares = _largest_shares(bytes_each, totals, self.ask.spec.wanted_devices)
+        if shares is None:
+            return None
+        if len(shares) == 1:
+            return free[0] - shares[0]
+        left = [bytes_ - share for bytes_, share in zip(free, shares, strict=False)]
+        return sum(left) if not bytes_each or min(left) >= 0 else -1
+
+    def _kinds(self, node: NodeView) -> tuple[str, ...]:
+        engine = self.ask.spec.engine_name
+        return preferred_kinds(engine, node.engine_devices.get(engine, ()), tuple(node.free_by_kind))
+
+    def _least_tier(self, node: NodeView) -> float:
+        """Return the lowest tier that a victim on *node* can have; infinite if there is none."""
+        moment = self.ask.situation
+        if not self.ask.may_evict or not node.replicas:
+            return inf
+        if moment.policy.strategy == "lru":
+            return -max(0.0, moment.now - node.oldest_use)
+        return min(map(self.ranks.get, node.models, repeat(self.rank)))
+
+    def closer(self, node: NodeView) -> Key | None:
+        """Return the bound of a full node with its replicas looked at; None if all that may go are not enough."""
+        model, moment, shares = self.ask.spec.id, self.ask.situation, self._shares(node)
+        if shares is None:
+            return None
+        bytes_ = self._bytes(node)
+        opened = sorted(self._openings(node, bytes_))
+        room, cost = dict(bytes_), moment.load_seconds.get((node.name, model), self.load_seconds)
+        for is_busy, tier, _, _, held in opened:
+            _add(room, held)
+            if _hold(room, shares):
+                if is_busy:
+                    return ORDER["drain"], False, -inf, cost, -inf, node.name
+                if moment.policy.strategy == "priority":
+                    among = [opening for opening in opened if opening[:2] <= (False, tier)]
+                    cost += _least_price(bytes_, shares, among)
+                return ORDER["evict"], False, tier, cost, -inf, node.name
+        return None
+
+    def why_not(self, node: NodeView) -> str | None:
+        """Return why a node has no plan that could hold the model but for what is there; None if this cannot tell."""
+        shares = None if self.ask.spec.device_floor_bytes else self._shares(node)
+        if not shares:
+            return None
+        able = self._bytes(node).keys()
+
+        def holds(bytes_: Mapping[int, int]) -> bool:
+            return _hold({index: bytes_[index] + FLOOR_BYTES for index in able}, shares)
+
+        return why_no_plan(self.ask, node, holds)
+
+    def _shares(self, node: NodeView) -> tuple[int, ...] | None:
+        """Return what the roomiest devices must have free, where all devices are of one kind and tell their totals."""
+        kinds = self._kinds(node)
+        bytes_each = self.ask.situation.need(self.ask.spec.id, node.name).bytes_each
+        if len(kinds) != 1 or not bytes_each or not node.totals_by_kind[kinds[0]][-1]:
+            return None
+        return _largest_shares(bytes_each, node.totals_by_kind[kinds[0]], self.ask.spec.wanted_devices)
+
+    def _bytes(self, node: NodeView) -> dict[int, int]:
+        kinds = self._kinds(node)
+        return {room.index: room.free_bytes for room in node.rooms if room.kind in kinds}
+
+    def _openings(self, node: NodeView, bytes_: dict[int, int]) -> Iterator[_Opening]:
+        """Yield what may go on *node*; what is leaving is added to *bytes_* at once."""
+        ask, moment, name = self.ask, self.ask.situation, node.name
+        now, is_lru, used, leaving = moment.now, moment.policy.strategy == "lru", moment.used, moment.leaving
+        flights, foreign = moment.flights, moment.foreign
+        for replica in node.replicas:
+            model, held = replica.model, replica.bytes_by_device
+            spot = (name, model)
+            if replica.state == "draining" or spot in leaving:
+                _add(bytes_, held)
+                continue
+            rank = self.ranks.get(model, self.rank)
+            if rank == inf or replica.state != "ready":
+                continue
+            is_busy = bool(flights.get(spot) or foreign.get(spot))
+            last = replica.last_used
+            idle = max(0.0, now - (max(used.get(spot, 0.0), last) if used else last))
+            if not (ask.may_drain if is_busy else idle >= ask.victims_idle_for):
+                continue
+            if is_lru:
+                yield is_busy, -idle, 0.0, model, held
+            else:
+                price = SPARE_FACTOR * moment.reload_seconds(spot) / (1.0 + idle / IDLE_SCALE_SECONDS)
+                yield is_busy, rank, price, model, held
+
+
+_Opening = tuple[bool, float, float, str, Mapping[int, int]]
+"""A replica that may go: whether it is busy, its tier, the least it can cost, its model, and what it holds."""
+
+
+def _least_price(bytes_: Mapping[int, int], shares: tuple[int, ...], opened: Sequence[_Opening]) -> float:
+    """Return what victims cost at least: the cheapest of *opened* that is enough somewhere, or the cheapest two."""
+    least, share = inf, min(shares)
+    cheapest: dict[int, float] = {}
+    for _, _, price, _, held in opened:
+        for index, more in held.items():
+            if bytes_.get(index, -inf) + more >= share:
+                least = min(least, price)
+            least = min(least, price + cheapest.get(index, inf))
+            cheapest[index] = min(price, cheapest.get(index, inf))
+    return least
+
+
+def _add(bytes_: dict[int, int], held: Mapping[int, int]) -> None:
+    for index, more in held.items():
+        if index in bytes_:
+            bytes_[index] += more
+
+
+def _hold(bytes_: Mapping[int, int], shares: tuple[int, ...]) -> bool:
+    if len(shares) == 1:
+        return max(bytes_.values()) >= shares[0]
+    return all(b >= s for b, s in zip(sorted(bytes_.values(), reverse=True), shares, strict=False))
+
+
+@lru_cache(maxsize=4096)
+def _largest_shares(
+    bytes_each: tuple[int, ...], totals: tuple[int, ...], wanted: int | Literal["auto"]
+) -> tuple[int, ...] | None:
+    """Return the bytes that must be free on the roomiest devices, the most first; None if *totals* never hold them."""
+    need = Need(bytes_each)
+    counts = range(1, len(totals) + 1) if wanted == "auto" and bytes_each else (1 if wanted == "auto" else wanted,)
+    for count in counts:
+        shares = sorted(need.over(count) or (0,) * count, reverse=True)
+        beside_floor = tuple(share + FLOOR_BYTES for share in shares)
+        if count <= len(totals) and all(t >= s for t, s in zip(totals, beside_floor, strict=False)):
+            return beside_floor
+    return None
