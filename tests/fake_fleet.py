@@ -25,6 +25,7 @@ from cortex.core.model_spec import ModelSpec
 from cortex.gateway.app import CortexGateway
 from cortex.gateway.catalogue import Catalogue
 from cortex.gateway.config import GatewayConfig, Limits, NeuronAddress
+from cortex.gateway.dialects import PATHS
 from cortex.serving.protocol import Site, protocol_for
 from cortex.wire.engine_api import Timings, Usage
 from cortex.wire.errors import DONE
@@ -318,7 +319,7 @@ class FakeFleet:
         app = cortex.application()
         await self._stack.enter_async_context(_alive(cortex, app))
         state = SimpleNamespace(connections=set(), tasks=set(), total_requests=0)
-        kind = protocol_for(Site(dict.fromkeys(KINDS, cortex.infer), app, cortex.drain))
+        kind = protocol_for(Site(dict.fromkeys(PATHS, cortex.infer), app, cortex.drain))
         server = await asyncio.get_running_loop().create_server(lambda: kind(None, state, {}), "127.0.0.1", 0)
         gateway = Gateway(cortex, state, server.sockets[0].getsockname()[1], self._client)
         self._stack.push_async_callback(_close, server, gateway)

@@ -107,7 +107,7 @@ class Fleet:
         path = self.directory / f"{name}.toml"
         path.write_text(
             f'[gateway]\nlisten = "127.0.0.1:{port}"\nmetrics_listen = "127.0.0.1:{free_port()}"\n'
-            f'log = "info,cortex=debug"\n{config}\n{nodes}'
+            f'log = "info,cortex=debug"\nstate = "{name}-state"\n{config}\n{nodes}'
         )
         return self._start(name, port, "cortex", "serve", "--config", str(path))
 

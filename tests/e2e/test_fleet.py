@@ -151,8 +151,7 @@ def test_a_restarted_gateway_takes_over_what_it_finds(fleet: Fleet) -> None:
 
 def test_nodes_are_added_drained_and_removed_while_it_runs(fleet: Fleet) -> None:
     a, b = fleet.neuron("a", config=device(4096)), fleet.neuron("b", config=device(4096))
-    state = f'state = "{fleet.directory}/state"\n'
-    gateway = fleet.gateway(model("one", 3000), {"a": a.port}, config=state)
+    gateway = fleet.gateway(model("one", 3000), {"a": a.port})
     assert served(gateway, "one") == "a"
 
     def order(method: str, path: str, body: dict[str, str] | None = None) -> httpx2.Response:

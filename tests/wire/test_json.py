@@ -149,3 +149,11 @@ VALUES = st.recursive(
 @given(VALUES)
 def test_what_is_written_reads_back(value: Any) -> None:
     assert json.decode_any(json.encode(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("top_k", "top_k"), ("a.b-c", "a.b-c"), ("é\r\nx: y", "???x??y"), ("", ""), ("a" * 99, "a" * 60)],
+)
+def test_a_name_that_a_client_made_up_is_fit_for_a_header(name: str, shown: str) -> None:
+    assert json.printable(name) == shown

@@ -4,7 +4,7 @@ CortexError
 ├── ConfigError                 a file or a flag is wrong: the start stops
 ├── RequestError                the client must change the request (4xx)
 │   ├── BadRequest · ContextLengthExceeded · RequestTooSlow · PayloadTooLarge · HeadersTooLarge
-│   ├── UnsupportedMediaType · ModelNotFound · RouteNotFound · MethodNotAllowed
+│   ├── UnsupportedMediaType · ModelNotFound · RouteNotFound · MethodNotAllowed · UpgradeRequired
 │   ├── AuthenticationFailed    no key, or not one of ours
 │   └── PermissionDenied        the caller is known, or the page is not, and this is not for them
 └── ServiceError                the same request may succeed later, or elsewhere (429, 5xx)
@@ -110,6 +110,12 @@ class RouteNotFound(RequestError):
     """No such path."""
 
     status, code = 404, "not_found"
+
+
+class UpgradeRequired(RequestError):
+    """The path is for another protocol than the one asked for; the client falls back to plain HTTP."""
+
+    status, code = 426, "upgrade_required"
 
 
 class MethodNotAllowed(RequestError):

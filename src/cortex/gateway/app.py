@@ -23,6 +23,8 @@ from cortex.core.logging import configure_log, get_logger
 from cortex.gateway.catalogue import Catalogue, unknown_nodes
 from cortex.gateway.config import GatewayConfig, NeuronAddress, state_directory
 from cortex.gateway.control import Control
+from cortex.gateway.dialect_routes import DialectRoutes, anthropic_models
+from cortex.gateway.dialects import PATHS, Dialects
 from cortex.gateway.feed import Feed
 from cortex.gateway.fleet_routes import FleetRoutes
 from cortex.gateway.inference import Inference
@@ -32,13 +34,13 @@ from cortex.gateway.nodes import Nodes
 from cortex.gateway.poller import Poller
 from cortex.gateway.relay import Relay
 from cortex.gateway.steward import Steward
+from cortex.gateway.stored_responses import StoredResponses
 from cortex.gateway.upstream import Pool
 from cortex.gateway.watch import Watch
 from cortex.serving.application import error_handlers, json_response
 from cortex.serving.exchange import Exchange
 from cortex.serving.protocol import Drain, Site
 from cortex.serving.run import Listener, bind, parse_address, run
-from cortex.wire.openai import KINDS
 
 log = get_logger(__name__)
 
@@ -59,15 +61,17 @@ class CortexGateway:
         self.metrics, self.feed, self.drain = Metrics(), Feed(), Drain()
         self.nodes = Nodes(config.neurons, state)
         limits = config.limits
-        self._pool, self._control = Pool(limits.connect_seconds), Control(Pool(limits.connect_seconds))
+        self._pool, self.control = Pool(limits.connect_seconds), Control(Pool(limits.connect_seconds))
         self.poller = Poller(
-            (), limits, self._control, on_lost=self._pool.drop, on_change=self._node_changed, clock=self.clock
+            (), limits, self.control, on_lost=self._pool.drop, on_change=self._node_changed, clock=self.clock
         )
         self.steward = Steward(
-            catalogue.specs, config.policy(), self.poller, self._control, self.metrics, self.feed, self.clock
+            catalogue.specs, config.policy(), self.poller, self.control, self.metrics, self.feed, self.clock
         )
         relay = Relay(self._pool, limits.stall_seconds)
-        self.inference = Inference(catalogue, self.steward, self.poller, relay, self.metrics, self.feed)
+        self.responses = StoredResponses(state / "responses.db")
+        dialects = Dialects(self.responses)
+        self.inference = Inference(catalogue, dialects, self.steward, self.poller, relay, self.metrics, self.feed)
         self.metrics.observe(lambda: self.poller.view)
         self.watch: Watch | None = None
         if path is not None:
@@ -95,7 +99,8 @@ class CortexGateway:
             yield
             tasks.cancel_scope.cancel()
         self._pool.close()
-        self._control.close()
+        self.control.close()
+        self.responses.close()
         log.info("gateway_stopped")
 
     def _tell_ready(self) -> None:
@@ -168,6 +173,7 @@ class CortexGateway:
             Route("/v1/models", self.models),
             Route("/v1/models/{model:path}", self.model),
             *FleetRoutes(self).table(),
+            *DialectRoutes(self).table(),
         ]
         return Starlette(routes=routes, lifespan=self.lifespan, exception_handlers=error_handlers())
 
@@ -183,9 +189,11 @@ class CortexGateway:
         """`GET /metrics`."""
         return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def models(self, _: Request) -> Response:
-        """`GET /v1/models`."""
+    async def models(self, request: Request) -> Response:
+        """`GET /v1/models`, in Anthropic's shape for those who speak its dialect."""
         data = list_models(self.catalogue, self.poller.view, self.created)
+        if "anthropic-version" in request.headers:
+            return anthropic_models(data, request)
         return json_response({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
@@ -208,7 +216,7 @@ def listeners_for(config: GatewayConfig, catalogue: Catalogue, path: Path) -> Se
         exception_handlers=error_handlers(),
     )
     return [
-        Listener(api, Site(dict.fromkeys(KINDS, gateway.infer), gateway.application(), gateway.drain)),
+        Listener(api, Site(dict.fromkeys(PATHS, gateway.infer), gateway.application(), gateway.drain)),
         Listener(metrics, Site({}, metrics_only)),
     ]
 

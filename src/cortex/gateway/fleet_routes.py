@@ -13,7 +13,7 @@ from starlette.routing import Route
 from cortex.core.errors import BadRequest, ModelNotFound
 from cortex.fleet.explaining import explain_model
 from cortex.fleet.view import NodeView
-from cortex.serving.application import json_response
+from cortex.serving.application import json_body, json_response
 from cortex.wire.json import decode, encode
 from cortex.wire.sse import KEEP_ALIVE, data_event
 
@@ -96,7 +96,7 @@ class FleetRoutes:
 
     async def add_node(self, request: Request) -> Response:
         """`POST /fleet/nodes` with name and endpoint: one more node, kept over restarts."""
-        asked = decode(await _json_body(request), _new_node)
+        asked = decode(await json_body(request), _new_node)
         node = self._gateway.add_node(asked.name, asked.endpoint)
         return json_response({"name": node.name, "endpoint": node.endpoint}, status=201)
 
@@ -150,13 +150,6 @@ def describe_node(node: NodeView, now: float) -> dict[str, Any]:
             for r in node.replicas
         ],
     }
-
-
-async def _json_body(request: Request) -> bytes:
-    """Return the body. Raises BadRequest unless it is declared as JSON, which no browser sends across sites unasked."""
-    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-        raise BadRequest("content-type: expected application/json")
-    return await request.body()
 
 
 def _whole(text: str | None, key: str, default: int) -> int:

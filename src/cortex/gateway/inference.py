@@ -15,6 +15,7 @@ from cortex.fleet.affinity import Keys
 from cortex.fleet.route import Choice
 from cortex.fleet.view import ReplicaView
 from cortex.gateway.catalogue import Catalogue
+from cortex.gateway.dialects import Asked, Dialects
 from cortex.gateway.feed import Feed
 from cortex.gateway.metrics import Metrics
 from cortex.gateway.poller import Poller
@@ -23,14 +24,16 @@ from cortex.gateway.steward import Steward, WaitingRequest
 from cortex.serving.event_stream import EventStream
 from cortex.serving.exchange import Exchange
 from cortex.wire.engine_api import Usage
-from cortex.wire.openai import KINDS, read_head, read_request
+from cortex.wire.errors import openai_event
+from cortex.wire.openai import KINDS, read_request
 from cortex.wire.session import message_chain, read_prompt, session_key
-from cortex.wire.sse import KEEP_ALIVE, Trailer, comment
+from cortex.wire.sse import Trailer
 
 log = get_logger(__name__)
 
 PATIENCE_SECONDS = 0.9
 MAX_ATTEMPTS = 6
+ANONYMOUS = ""
 SESSION_DIGITS = 16
 # The node is well, and the model is not there, or not there yet: it may be loaded, or waited for.
 _STALE = frozenset({"model_not_found", "model_not_ready", "engine_failed", "shutting_down"})
@@ -41,6 +44,14 @@ def _keys(exchange: Exchange) -> Keys:
     return Keys(session_key(exchange.header, prompt), message_chain(prompt))
 
 
+def _check(asked: Asked, stream: EventStream | None) -> None:
+    """Find out what is wrong with a request before a model is loaded for it. Raises BadRequest."""
+    checked = read_request(KINDS[asked.path], asked.body)
+    ignored = (*asked.ignored, *checked.ignored)
+    if stream is not None and ignored and not stream.opened:
+        stream.headers = [(b"x-cortex-ignored", ", ".join(ignored).encode())]
+
+
 @dataclass(slots=True)
 class Story:
     """What happened to one request, for its last log line and the books."""
@@ -49,13 +60,18 @@ class Story:
     model: str = "?"
     known: bool = False
     node: str = "-"
-    stream: bool = False
+    asked: Asked | None = None
     arrived: float = field(default_factory=time.perf_counter)
     wait_seconds: float = 0.0
     waits: bool = False
     attempts: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     outcome: Outcome | None = None
+
+    @property
+    def stream(self) -> bool:
+        """Whether the client wants a stream."""
+        return self.asked is not None and self.asked.stream
 
     def elapsed(self) -> float:
         """Return the seconds since the request arrived."""
@@ -79,9 +95,16 @@ class Inference:
     """The handler of the data path."""
 
     def __init__(
-        self, catalogue: Catalogue, steward: Steward, poller: Poller, relay: Relay, metrics: Metrics, feed: Feed
+        self,
+        catalogue: Catalogue,
+        dialects: Dialects,
+        steward: Steward,
+        poller: Poller,
+        relay: Relay,
+        metrics: Metrics,
+        feed: Feed,
     ) -> None:
-        self.catalogue = catalogue
+        self.catalogue, self._dialects = catalogue, dialects
         self._steward, self._poller, self._relay = steward, poller, relay
         self._metrics, self._feed = metrics, feed
 
@@ -113,49 +136,50 @@ class Inference:
 
     async def _serve(self, exchange: Exchange, story: Story) -> None:
         exchange.require_json()
-        head = read_head(exchange.body)
-        spec = self.catalogue.find(head.model)
-        model = spec.id if spec is not None else head.model
+        asked = story.asked = self._dialects.read(exchange, ANONYMOUS)
+        spec = self.catalogue.find(asked.model)
+        model = spec.id if spec is not None else asked.model
         if not is_model_id(model):
             raise ModelNotFound(model)
-        story.model, story.stream = model, bool(head.stream)
+        story.model = model
         story.known = spec is not None or model in self._poller.view.models
         ticket = WaitingRequest(model, time.monotonic(), keys=partial(_keys, exchange))
-        if not head.stream:
-            await self._attempts(exchange, story, ticket, None)
-            return
+        if asked.stream:
+            await self._stream(asked, exchange, story, ticket)
+        else:
+            await self._attempts(asked, exchange, story, ticket, None)
+        self._dialects.done(asked, ANONYMOUS)
 
+    async def _stream(self, asked: Asked, exchange: Exchange, story: Story, ticket: WaitingRequest) -> None:
         def keep_alive() -> bytes:
-            return comment(self._steward.comment(ticket)) if story.waits else KEEP_ALIVE
+            text = self._steward.comment(ticket) if story.waits else "keep-alive"
+            return asked.keep_alive(text)
 
-        with EventStream(exchange, patience_seconds=PATIENCE_SECONDS, comment=keep_alive) as stream:
-            await self._attempts(exchange, story, ticket, stream)
+        last_words = asked.translation.fail if asked.translation is not None else openai_event
+        with EventStream(
+            exchange, patience_seconds=PATIENCE_SECONDS, comment=keep_alive, last_words=last_words
+        ) as stream:
+            await self._attempts(asked, exchange, story, ticket, stream)
             stream.finish()
 
     async def _attempts(
-        self, exchange: Exchange, story: Story, ticket: WaitingRequest, stream: EventStream | None
+        self, asked: Asked, exchange: Exchange, story: Story, ticket: WaitingRequest, stream: EventStream | None
     ) -> None:
         """Get a replica and relay, until an answer is out or nothing is left to try."""
         last: CortexError | None = None
         while story.attempts < MAX_ATTEMPTS:
             story.attempts += 1
             if not self._steward.reconciler.ready(ticket.model):
-                self._check(exchange, stream)
+                _check(asked, stream)
             choice = await self._turn(story, ticket, last)
             try:
-                await self._relay_to(choice.replica, exchange, story, stream)
+                await self._relay_to(choice.replica, asked, exchange, story, stream)
             except TryElsewhere as failure:
                 last = failure.error
                 await self._note_failure(choice.replica, last, story, ticket)
             else:
                 return
         raise last or NoHealthyNode(f"{story.model} could not be served in {MAX_ATTEMPTS} attempts")
-
-    def _check(self, exchange: Exchange, stream: EventStream | None) -> None:
-        """Find out what is wrong with a request before a model is loaded for it. Raises BadRequest."""
-        checked = read_request(KINDS[exchange.path], exchange.body)
-        if stream is not None and checked.ignored and not stream.opened:
-            stream.headers = [(b"x-cortex-ignored", ", ".join(checked.ignored).encode())]
 
     async def _turn(self, story: Story, ticket: WaitingRequest, last: CortexError | None) -> Choice:
         """Wait for a replica. Raises what refuses the request; after a failed attempt, what that failed of."""
@@ -170,16 +194,16 @@ class Inference:
             story.wait_seconds += time.perf_counter() - began
 
     async def _relay_to(
-        self, replica: ReplicaView, exchange: Exchange, story: Story, stream: EventStream | None
+        self, replica: ReplicaView, asked: Asked, exchange: Exchange, story: Story, stream: EventStream | None
     ) -> None:
         node = story.node = replica.node
         trailer: Trailer | None = None
         try:
             address = self._poller.address(node)
             if stream is not None:
-                story.outcome = await self._relay.stream(exchange, stream, address, node, story.model)
+                story.outcome = await self._relay.stream(asked, exchange, stream, address, node, story.model)
             else:
-                story.outcome = await self._relay.unary(exchange, address, node, story.model)
+                story.outcome = await self._relay.unary(asked, exchange, address, node, story.model)
             trailer = story.outcome.trailer
         except KeyError:
             raise TryElsewhere(NoHealthyNode(f"node {node} was removed")) from None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cortex.core.errors import CortexError, UpstreamFailed
+from cortex.gateway.dialects import Asked
 from cortex.gateway.upstream import Address, Connection, Pool
 from cortex.serving.event_stream import EventStream
 from cortex.serving.exchange import JSON, Exchange, Headers
@@ -61,9 +62,12 @@ class _Unary:
 class _Streaming(_Unary):
     """Pass events on as they come; an answer that is not a stream of events is collected instead."""
 
-    def __init__(self, stream: EventStream, exchange: Exchange, connection: Connection, node: Headers) -> None:
+    def __init__(
+        self, stream: EventStream, exchange: Exchange, connection: Connection, asked: Asked, headers: Headers
+    ) -> None:
         super().__init__()
-        self._stream, self._exchange, self._connection, self._node = stream, exchange, connection, node
+        self._stream, self._exchange, self._connection, self._headers = stream, exchange, connection, headers
+        self._asked, self._translation = asked, asked.translation
         self.relay = EventRelay()
         self.is_events = False
 
@@ -71,7 +75,7 @@ class _Streaming(_Unary):
         super().on_head(status, headers)
         self.is_events = status == 200 and headers.get(b"content-type", b"").startswith(b"text/event-stream")
         if self.is_events and not self._stream.opened:
-            self._stream.headers = [*self._node, *_passed(headers)]
+            self._stream.headers = [*self._headers, *ignored_header(self._asked, headers)]
             self._stream.open()
 
     def on_data(self, data: bytes) -> None:
@@ -79,6 +83,8 @@ class _Streaming(_Unary):
             super().on_data(data)
             return
         ready = self.relay.feed(data)
+        if ready and self._translation is not None:
+            ready = self._translation.feed(ready)
         if ready:
             self._stream.write(ready)
             if self._exchange.wire.when_writable(self._connection.resume):
@@ -91,18 +97,21 @@ class Relay:
     def __init__(self, pool: Pool, stall_seconds: float) -> None:
         self._pool, self._stall_seconds = pool, stall_seconds
 
-    async def stream(self, exchange: Exchange, stream: EventStream, address: Address, node: str, model: str) -> Outcome:
+    async def stream(
+        self, asked: Asked, exchange: Exchange, stream: EventStream, address: Address, node: str, model: str
+    ) -> Outcome:
         """Relay a stream. Raises TryElsewhere while nothing of an answer is out, else what broke it."""
         outcome = Outcome(sent_at=time.perf_counter())
         sink: _Streaming | None = None
 
         def sink_for(connection: Connection) -> _Streaming:
             nonlocal sink
-            sink = _Streaming(stream, exchange, connection, [(b"x-cortex-node", node.encode())])
+            sink = _Streaming(stream, exchange, connection, asked, [(b"x-cortex-node", node.encode())])
             return sink
 
         try:
-            await self._send(exchange, address, model, sink_for, self._stall_seconds)
+            request = _request(asked, exchange.request_id, address, model)
+            await self._send(request, address, sink_for, self._stall_seconds)
         except CortexError as error:
             if sink is None or not sink.relay.saw_data:
                 raise TryElsewhere(error) from None
@@ -114,33 +123,35 @@ class Relay:
         if outcome.trailer is None:
             cut_short = UpstreamFailed("the node's answer ended before it was whole")
             raise cut_short if sink.relay.saw_data else TryElsewhere(cut_short)
+        if asked.translation is not None:
+            stream.write(asked.translation.end())
         return outcome
 
-    async def unary(self, exchange: Exchange, address: Address, node: str, model: str) -> Outcome:
+    async def unary(self, asked: Asked, exchange: Exchange, address: Address, node: str, model: str) -> Outcome:
         """Relay a whole answer. Raises TryElsewhere, or the node's refusal as it stands."""
         outcome = Outcome(sent_at=time.perf_counter())
         sink = _Unary()
         try:
-            await self._send(exchange, address, model, lambda _: sink, None)
+            request = _request(asked, exchange.request_id, address, model)
+            await self._send(request, address, lambda _: sink, None)
         except CortexError as error:
             raise TryElsewhere(error) from None
         if sink.status != 200 or not sink.headers.get(b"content-type", b"").startswith(b"application/json"):
             raise _refusal(sink)
         outcome.trailer = decode_trailer(sink.headers.get(b"x-cortex-trailer", b""))
-        headers = [JSON, (b"x-cortex-node", node.encode()), *_passed(sink.headers)]
-        exchange.respond(200, sink.body, headers)
+        body = sink.body if asked.translation is None else asked.translation.whole(sink.body)
+        headers = [JSON, (b"x-cortex-node", node.encode()), *ignored_header(asked, sink.headers)]
+        exchange.respond(200, body, headers)
         return outcome
 
     async def _send(
         self,
-        exchange: Exchange,
+        request: bytes,
         address: Address,
-        model: str,
         sink_for: Callable[[Connection], _Unary],
         stall_seconds: float | None,
     ) -> None:
         """Send the request on a pooled connection; once more on a fresh one if the pooled one had gone stale."""
-        request = _request(exchange, address, model)
         connection = await self._pool.take(address)
         reused, sink = connection.used, sink_for(connection)
         try:
@@ -160,20 +171,24 @@ class Relay:
             self._pool.give_back(address, connection)
 
 
-def _request(exchange: Exchange, address: Address, model: str) -> bytes:
-    """Return the request for the node: the client's body byte for byte, and only headers of our own."""
+def _request(asked: Asked, request_id: str, address: Address, model: str) -> bytes:
+    """Return the request for the node: the hub's body byte for byte, and only headers of our own."""
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    opening = "x-cortex-opening: 1\r\n" if asked.translation is not None else ""
     head = (
-        f"POST {exchange.path} HTTP/1.1\r\nhost: {host}:{address[1]}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(exchange.body)}\r\nx-request-id: {exchange.request_id}\r\n"
-        f"x-cortex-model: {model}\r\n\r\n"
+        f"POST {asked.path} HTTP/1.1\r\nhost: {host}:{address[1]}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(asked.body)}\r\nx-request-id: {request_id}\r\n"
+        f"x-cortex-model: {model}\r\n{opening}\r\n"
     )
-    return head.encode() + exchange.body
+    return head.encode() + asked.body
 
 
-def _passed(headers: dict[bytes, bytes]) -> Headers:
-    ignored = headers.get(b"x-cortex-ignored")
-    return [(b"x-cortex-ignored", ignored)] if ignored else []
+def ignored_header(asked: Asked, headers: Mapping[bytes, bytes]) -> Headers:
+    """Return the header that names what of a request was ignored, here or by the node whose *headers* are given."""
+    told = [name.encode() for name in asked.ignored]
+    if b"x-cortex-ignored" in headers:
+        told.append(headers[b"x-cortex-ignored"])
+    return [(b"x-cortex-ignored", b", ".join(told))] if told else []
 
 
 def _refusal(sink: _Unary) -> Exception:

@@ -23,6 +23,7 @@ from cortex.wire.engine_api import Chunk, Finished, Kind, Progress, Timings, Usa
 from cortex.wire.errors import DONE, openai_event
 from cortex.wire.openai import KINDS, Request, read_request
 from cortex.wire.sse import Trailer, data_event, encode_trailer, trailer_event
+from cortex.wire.translation import Opening, opening_comment
 
 log = get_logger(__name__)
 
@@ -159,9 +160,13 @@ class Generation:
         with EventStream(
             exchange, headers=headers, patience_seconds=PATIENCE_SECONDS, last_words=_last_words
         ) as stream:
+            opens = exchange.header(b"x-cortex-opening") is not None
             async for event in events:
                 trail.note(event)
-                if isinstance(event, Chunk):
+                if isinstance(event, Progress) and opens:
+                    stream.write(opening_comment(Opening(event.total, event.cached)))
+                    opens = False
+                elif isinstance(event, Chunk):
                     stream.write(data_event(last := event.data))
                     await stream.writable()
                 elif isinstance(event, Finished):

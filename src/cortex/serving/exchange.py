@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from cortex.core.errors import CortexError, UnsupportedMediaType
-from cortex.wire.errors import headers_of, openai_body
+from cortex.wire.envelopes import answer_of, id_headers
 
 Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
@@ -95,7 +95,7 @@ class Exchange:
             self.keep_alive = False
         head = [b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"Unknown"))]
         head += [b"%b: %b\r\n" % pair for pair in headers]
-        head.append(b"x-request-id: %b\r\n" % self.request_id.encode())
+        head += [b"%b: %b\r\n" % pair for pair in id_headers(self.path, self.request_id)]
         if length is not None:
             head.append(b"content-length: %d\r\n" % length)
         elif self._chunked:
@@ -126,8 +126,9 @@ class Exchange:
         self.finish()
 
     def fail(self, error: CortexError) -> None:
-        """Send *error* as the whole answer, in OpenAI's envelope."""
-        self.respond(error.status, openai_body(error), [JSON, *headers_of(error)])
+        """Send *error* as the whole answer, in the envelope of the path's dialect."""
+        status, body, headers = answer_of(error, self.path, self.request_id)
+        self.respond(status, body, [JSON, *headers])
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

@@ -44,6 +44,11 @@ def pick(fields: Mapping[str, msgspec.Raw], names: frozenset[str]) -> dict[str, 
     return {name: raw for name, raw in fields.items() if name in names}
 
 
+def printable(name: str) -> str:
+    """Return the start of *name*, which a client made up, as a header may have it."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "?" for c in name[:60])
+
+
 def _read_fields(body: bytes) -> Fields:
     str(body, "utf-8")  # a Raw value is skipped unread, and goes out as it came
     return _fields.decode(body)

@@ -421,11 +421,7 @@ def _without_nulls(fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
 
 
 def _ignored(kind: Kind, fields: json.Fields) -> tuple[str, ...]:
-    return tuple(sorted(_printable(name) for name in fields.keys() - _READ[kind] - _REFUSED.keys()))
-
-
-def _printable(name: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "?" for c in name[:60])
+    return tuple(sorted(json.printable(name) for name in fields.keys() - _READ[kind] - _REFUSED.keys()))
 
 
 def _sampling_of(request: _Sampling) -> dict[str, Any]:

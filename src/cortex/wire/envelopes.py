@@ -1,0 +1,32 @@
+"""Which dialect a path speaks, and how it says that something went wrong: status, body and headers."""
+
+from __future__ import annotations
+
+from cortex.core.errors import CortexError
+from cortex.wire import anthropic
+from cortex.wire.errors import headers_of, openai_body
+
+MESSAGES = "/v1/messages"
+Headers = list[tuple[bytes, bytes]]
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether clients of *path* speak Anthropic's dialect."""
+    return path == MESSAGES or path.startswith(MESSAGES + "/")
+
+
+def answer_of(error: CortexError, path: str, request_id: str) -> tuple[int, bytes, Headers]:
+    """Return the status, the JSON body and the headers, but for its type, by which *error* is told on *path*."""
+    headers = [*headers_of(error)]
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if is_anthropic(path):
+        return anthropic.status_of(error), anthropic.error_body(error, request_id), headers
+    return error.status, openai_body(error), headers
+
+
+def id_headers(path: str, request_id: str) -> Headers:
+    """Return the headers that name the request; Anthropic's clients look for one of their own."""
+    told = request_id.encode()
+    named = [(b"x-request-id", told)]
+    return [*named, (b"request-id", told)] if is_anthropic(path) else named
