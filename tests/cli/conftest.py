@@ -14,11 +14,18 @@ Answer = tuple[int, bytes]
 
 @dataclass
 class CannedGateway:
-    """Answers by path, and the bodies that were posted."""
+    """Answers by path, of several one after the other, and then the last; what was asked, and the bodies posted."""
 
-    answers: dict[str, Answer] = field(default_factory=dict)
+    answers: dict[str, Answer | list[Answer]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
     posted: list[bytes] = field(default_factory=list)
     url: str = ""
+
+    def answer(self, path: str) -> Answer:
+        found = self.answers.get(path, (404, b"{}"))
+        if isinstance(found, tuple):
+            return found
+        return found.pop(0) if len(found) > 1 else found[0]
 
 
 @pytest.fixture
@@ -28,7 +35,8 @@ def gateway() -> Iterator[CannedGateway]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status, body = canned.answers.get(self.path, (404, b"{}"))
+            canned.asked.append(f"{self.command} {self.path}")
+            status, body = canned.answer(self.path)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -36,6 +44,9 @@ def gateway() -> Iterator[CannedGateway]:
 
         def do_POST(self) -> None:
             canned.posted.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.do_GET()
+
+        def do_DELETE(self) -> None:
             self.do_GET()
 
         def log_message(self, format: str, *args: object) -> None:

@@ -13,10 +13,13 @@ from click.testing import CliRunner
 from cortex import __version__
 from cortex.cli import daemon, gateway_commands, neuron_commands
 from cortex.cli.main import cortex, neuron
+from cortex.cli.options import base_url
 
 COMMANDS = [
-    *((cortex, name) for name in ("serve", "status", "models", "chat", "up")),
-    (neuron, "serve"),
+    *((cortex, [name]) for name in ("serve", "status", "models", "chat", "up")),
+    *((cortex, [name]) for name in ("explain", "node", "record", "simulate", "key")),
+    *((cortex, ["node", name]) for name in ("list", "add", "remove", "drain", "undrain")),
+    (neuron, ["serve"]),
 ]
 
 
@@ -31,8 +34,8 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 @pytest.mark.parametrize(("program", "command"), COMMANDS)
-def test_help_shows_examples(program: click.Group, command: str, flag: str) -> None:
-    result = CliRunner().invoke(program, [command, flag])
+def test_help_shows_examples(program: click.Group, command: list[str], flag: str) -> None:
+    result = CliRunner().invoke(program, [*command, flag])
 
     assert result.exit_code == 0
     assert "Examples:\n" in result.stdout
@@ -110,7 +113,7 @@ def test_configuration_is_found_in_the_first_directory_that_has_it(tmp_path: Pat
 def test_an_endpoint_may_be_written_as_sdks_want_it(given: str, meant: str) -> None:
     context = click.Context(gateway_commands.status)
 
-    assert gateway_commands._endpoint(context, context.command.params[0], given) == meant
+    assert base_url(context, context.command.params[0], given) == meant
 
 
 def test_a_process_started_with_the_flag_stops_when_its_stdin_closes() -> None:
@@ -133,11 +136,24 @@ time.sleep(60)
         assert process.wait(10) == -15
 
 
+def test_the_help_imports_no_client_and_no_server() -> None:
+    code = """
+import sys
+from click.testing import CliRunner
+from cortex.cli.main import cortex
+print(CliRunner().invoke(cortex, ["--help"], catch_exceptions=False).exit_code)
+print(sorted({"httpx2", "uvicorn", "starlette", "cortex.gateway", "cortex.fleet"} & set(sys.modules)))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert found.stdout == "0\n[]\n"
+
+
 def test_looking_at_a_fleet_imports_no_server_and_no_engine() -> None:
     code = """
 import sys
 from cortex.cli.main import cortex
-from cortex.cli import chat, gateway_client, tables
+from cortex.cli import chat, draining, fleet_tables, gateway_client, recording, tables
 heavy = {"xllamacpp", "uvicorn", "starlette", "huggingface_hub", "cortex.neuron", "cortex.gateway.app"}
 print(sorted(heavy & set(sys.modules)))
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from click.testing import CliRunner, Result
 
@@ -10,7 +11,7 @@ from cortex.cli.main import cortex
 
 from .conftest import CannedGateway
 
-HEALTH = {
+HEALTH: dict[str, Any] = {
     "status": "ok",
     "nodes": {"healthy": 1, "total": 2},
     "details": [
@@ -32,7 +33,7 @@ HEALTH = {
         },
     ],
 }
-MODELS = {
+MODELS: dict[str, Any] = {
     "object": "list",
     "data": [
         {
@@ -90,6 +91,40 @@ def test_json_is_the_gateway_s_own_answer(gateway: CannedGateway) -> None:
 
     assert json.loads(run(gateway, "status", "--json").stdout) == HEALTH
     assert json.loads(run(gateway, "models", "--json").stdout) == MODELS
+
+
+def test_status_shows_what_is_drained_is_leaving_or_runs_another_version(gateway: CannedGateway) -> None:
+    beast, attic = HEALTH["details"]
+    changed = {
+        **HEALTH,
+        "version": "0.3.0",
+        "refused_edits": {"/etc/cortex/models.toml": "unknown key 'modls'"},
+        "details": [
+            {**beast, "drained": True, "version": "0.2.0"},
+            {**attic, "leaving": True, "reason": "is shutting down", "version": "0.3.0"},
+        ],
+    }
+    gateway.answers["/health"] = (200, json.dumps(changed).encode())
+
+    result = run(gateway, "status")
+
+    for part in ("drained", "shutting down", "version 0.2.0, and the gateway has 0.3.0"):
+        assert result.stdout.count(part) == 1
+    assert "Warning: the last edit of /etc/cortex/models.toml is not in effect: unknown key" in result.stderr
+
+
+def test_models_shows_replicas_and_what_keeps_them(gateway: CannedGateway) -> None:
+    ready, cold = MODELS["data"]
+    marks = {"replicas": 1, "max_replicas": 3, "priority": 200, "pinned_on": ["beast"], "ttl_seconds": 900.0}
+    plain = {"replicas": 0, "max_replicas": 1, "priority": 100, "pinned": False, "pinned_on": [], "min_resident": 0}
+    listing = {"data": [{**ready, **marks}, {**cold, **plain}]}
+    gateway.answers["/v1/models"] = (200, json.dumps(listing).encode())
+
+    result = run(gateway, "models")
+
+    assert "1 of 3" in result.stdout
+    assert "pinned on beast, priority 200, ttl 900 s" in result.stdout
+    assert result.stdout.count("priority") == 1
 
 
 def test_models_shows_where_each_is_and_why_not(gateway: CannedGateway) -> None:

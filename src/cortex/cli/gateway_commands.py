@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -12,13 +13,34 @@ import click
 from cortex import __version__
 from cortex.cli.daemon import find_config, places, stop_when_stdin_closes, until_stdin_closes_option
 from cortex.cli.failures import Misconfigured, configuration
+from cortex.cli.options import endpoint_option, json_option
 from cortex.core.logging import configure_log
 
-DEFAULT_ENDPOINT = "http://127.0.0.1:31313"
 FILE = "cortex.toml"
+# Where each command is that is not in this module; it is imported when it is asked for.
+_ELSEWHERE = {
+    "explain": "cortex.cli.fleet_commands",
+    "key": "cortex.cli.key_commands",
+    "node": "cortex.cli.fleet_commands",
+    "record": "cortex.cli.fleet_commands",
+    "simulate": "cortex.cli.sim_commands",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The commands of this module and, imported one by one, those of others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(_ELSEWHERE[cmd_name]), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", prog_name="cortex")
 def cortex() -> None:
     """One OpenAI-compatible endpoint over every model on every GPU you own.
@@ -28,28 +50,10 @@ def cortex() -> None:
       cortex up                         a neuron, a gateway and a small model, here and now
       cortex chat smollm2-135m-instruct
       cortex status
+      cortex explain qwen3              what would happen to a request for it, and why
+      cortex node drain gpu-box --wait  take a machine out of service
       cortex serve -c cortex.toml
     """
-
-
-def _endpoint(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    """Return *value* as a base URL, forgiving a missing scheme and the `/v1` that SDKs want."""
-    url = value.strip().rstrip("/").removesuffix("/v1")
-    return url if "://" in url else f"http://{url}"
-
-
-endpoint_option = click.option(
-    "-e",
-    "--endpoint",
-    metavar="URL",
-    envvar="CORTEX_ENDPOINT",
-    default=DEFAULT_ENDPOINT,
-    show_default=True,
-    show_envvar=True,
-    callback=_endpoint,
-    help="The gateway.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the gateway's own answer instead of a table.")
 
 
 @cortex.command()
@@ -114,6 +118,8 @@ def status(context: click.Context, endpoint: str, as_json: bool) -> None:
         click.echo(json.dumps(health, indent=2))
     else:
         show(nodes_table(health))
+        for file, why in (health.get("refused_edits") or {}).items():
+            click.echo(f"Warning: the last edit of {file} is not in effect: {why}", err=True)
     context.exit(0 if health.get("nodes", {}).get("healthy") else 1)
 
 

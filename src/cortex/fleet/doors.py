@@ -135,10 +135,9 @@ class Doors:
     def late(self, model: str, before: float) -> Iterator[Ticket]:
         """Take those out who came earlier than *before*, and yield them."""
         for ticket in self.waiting(model):
-            if ticket.arrived >= before:
-                return
-            self.leave(ticket)
-            yield ticket
+            if ticket.arrived < before:
+                self.leave(ticket)
+                yield ticket
 
     def overdue(self, ticket: Ticket, ready: Sequence[ReplicaView], now: float, why: str) -> Overloaded:
         """Return the refusal of one that waited for too long."""

@@ -16,6 +16,8 @@ from cortex.fleet.situation import Situation
 from cortex.fleet.view import NodeView
 
 AVOIDED = "failed this model just now"
+# So many full nodes with something to give are compared before what is left is not worth the time.
+EXAMINED = 32
 # How many nodes an error names.
 NODES_TOLD = 8
 
@@ -61,7 +63,8 @@ def place(
 ) -> Placement:
     """Return the best plan for *spec* in the whole fleet.
 
-    Nodes are looked at whole in the order of what they could offer at best, until nothing can beat the best found.
+    Nodes are looked at whole in the order of what they could offer at best, until nothing can beat the best found. Of
+    full ones it is the best of the 32 that promise most, and of all others only if none of these has a plan.
     """
     ask = Ask(spec, situation, may_evict, may_drain, victims_idle_for)
     screen = Screen.of(ask, avoid)
@@ -78,25 +81,29 @@ def _best_plan(screen: Screen) -> tuple[Plan | None, Set[str]]:
     """Return the best plan, if any, and the nodes on which nothing but what is there stands in the way."""
     view = screen.ask.situation.view
     bounds: list[tuple[Any, ...]] = [bound for node in view.nodes if (bound := screen.bound(node)) is not None]
-    heapq.heapify(bounds)
+    likely = [bound for bound in bounds if bound[0] != ORDER["evict"]]
+    unopened = [bound for bound in bounds if bound[0] == ORDER["evict"]]
+    heapq.heapify(likely)
+    heapq.heapify(unopened)
     plans: dict[str, Plan] = {}
     full: set[str] = set()
-    while bounds:
-        key = heapq.heappop(bounds)
-        name = key[NAME_AT]
+    opened = 0
+    while likely or unopened:
+        if unopened and (not likely or (opened < EXAMINED and unopened[0] < likely[0])):
+            name = heapq.heappop(unopened)[NAME_AT]
+            full.add(name)
+            closer = screen.closer(view.node(name))
+            if closer is not None:
+                heapq.heappush(likely, closer)
+                opened += 1
+            continue
+        name = heapq.heappop(likely)[NAME_AT]
         if name in plans:
             return plans[name], full
-        node = view.node(name)
-        if key[0] == ORDER["evict"] and name not in full:
-            full.add(name)
-            closer = screen.closer(node)
-            if closer is not None:
-                heapq.heappush(bounds, closer)
-            continue
-        plan = _find(screen.ask, node, screen.avoid).plan
+        plan = _find(screen.ask, view.node(name), screen.avoid).plan
         if plan is not None:
             plans[name] = plan
-            heapq.heappush(bounds, plan.sort_key)
+            heapq.heappush(likely, plan.sort_key)
     return None, full
 
 

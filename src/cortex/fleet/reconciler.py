@@ -15,7 +15,7 @@ from cortex.core.model_spec import DEFAULT_PRIORITY, ModelSpec
 from cortex.fleet.doors import Doors, Ticket
 from cortex.fleet.effects import Effects
 from cortex.fleet.learned import Learned
-from cortex.fleet.place import Placement, no_place, place
+from cortex.fleet.place import Placement, consider, no_place, place
 from cortex.fleet.plan import Plan
 from cortex.fleet.refusals import uncatalogued
 from cortex.fleet.route import Choice
@@ -33,9 +33,13 @@ CONFIRM_SECONDS = 10.0
 MAX_TRIES = 3
 # So many nodes may fail to load a model before it is the model that is taken to be broken.
 MAX_FAILURES = 2
+# What nobody waits for is not loaded again so soon after a load of it failed.
+CHORE_PAUSE_SECONDS = 30.0
 REMEMBERED_EVENTS = 2000
 # By these a node says that another may do better; they say nothing against the model.
-_ELSEWHERE = frozenset({"no_feasible_node", "shutting_down", "upstream_connection_error", "upstream_timeout"})
+_ELSEWHERE = frozenset(
+    {"no_feasible_node", "no_healthy_node", "shutting_down", "upstream_connection_error", "upstream_timeout"}
+)
 
 
 class Reconciler:
@@ -83,11 +87,13 @@ class Reconciler:
         if self.doors.waits(spot[1]):
             self._serve(spot[1], now)
         if spot not in self.doors.flights:
-            self._advance(now)
+            self._advance_on(spot[0], now)
 
     def ready(self, model: str) -> tuple[ReplicaView, ...]:
         """Return the replicas that may be given work; kept until the view of them or what is leaving changes."""
-        there = self._view.by_model.get(model, ())
+        there = self._view.by_model.get(model)
+        if there is None:
+            return ()
         known = self._ready.get(model)
         if known is None or known[0] is not there:
             known = self._ready[model] = (there, self.situation(0.0).ready(model))
@@ -97,9 +103,13 @@ class Reconciler:
         """Give those who wait for *model* what is free; see to a replica for those who can use none that there is."""
         for ticket, choice in self.doors.serve(model, self.ready(model), now):
             self._effects.serve(ticket, choice)
-        stranded = [t for t in self.doors.waiting(model) if not any(t.can_use(r) for r in self.ready(model))]
-        if stranded and model not in self._jobs:
+        if model not in self._jobs and (stranded := self._stranded(model)):
             self._want(model, stranded[0], now)
+
+    def _stranded(self, model: str) -> list[Ticket]:
+        """Return those who wait for *model* and can use no replica that there is."""
+        ready = self.ready(model)
+        return [t for t in self.doors.waiting(model) if not any(t.can_use(replica) for replica in ready)]
 
     # jobs -------------------------------------------------------------------------------------------------------------
 
@@ -107,6 +117,7 @@ class Reconciler:
         """Begin to see to it that *model* gets a replica that *ticket* can use."""
         spec = self._catalogue.get(model)
         job = Job(model, "request", now, spec.priority if spec is not None else DEFAULT_PRIORITY)
+        job.shuns = frozenset(ticket.avoid)
         job.avoid = {node: NoHealthyNode(f"{node} failed this request just now") for node in sorted(ticket.avoid)}
         self._jobs[model] = job
         self._try(job, now)
@@ -118,8 +129,33 @@ class Reconciler:
             if job.work is None and self._jobs.get(job.model) is job:
                 self._try(job, now)
 
+    def _advance_on(self, node: str, now: float) -> None:
+        """Look again at every job that is held, as far as a change on *node* can help it: a large fleet is never still.
+
+        What makes a job impossible, or changes why it is held, is found at the next tick.
+        """
+        held, view = [job for job in self._jobs.values() if job.work is None], self._view.by_name.get(node)
+        if view is not None:
+            for job in sorted(held, key=lambda job: (-job.rank, job.since, job.model)):
+                self._try_on(view, job, now)
+
+    def _try_on(self, node: NodeView, job: Job, now: float) -> None:
+        spec = self._catalogue.get(job.model)
+        if spec is None or node.name in job.avoid or not self.learned.knows((node.name, job.model)):
+            self._try(job, now)
+            return
+        if self._coming(job.model) is not None or not self._stranded(job.model):
+            return
+        plan = consider(spec, node, self.situation(now), may_drain=self._may_drain(job, now)).plan
+        if plan is not None:
+            self._commit(job, plan, Placement(plan), now)
+
     def _try(self, job: Job, now: float) -> None:
-        """Commit to a plan for *job*, note what holds it, or end it on what makes it impossible."""
+        """Commit to a plan for *job*, note what holds it, or end it: nobody waits any more, or it is impossible."""
+        if not self._stranded(job.model):
+            self._end(job, None, now)
+            return
+        job.cause = "request"
         spec, situation = self._catalogue.get(job.model), self.situation(now)
         coming = self._coming(job.model)
         if coming is not None:
@@ -134,7 +170,7 @@ class Reconciler:
     def _plan(self, job: Job, spec: ModelSpec, situation: Situation) -> None:
         placement = self._place(job, spec, situation)
         held = [f"{node}: {reason}" for node, reason in placement.held]
-        held += [f"{n} is restarting" for n in self._restarting if not spec.allowed_nodes or n in spec.allowed_nodes]
+        held += [f"{node} is restarting" for node in self._awaited(spec, situation.now)]
         if placement.plan is not None:
             self._commit(job, placement.plan, placement, situation.now)
         elif held:
@@ -143,32 +179,42 @@ class Reconciler:
             last = next(reversed(job.avoid.values()), None)
             self._end(job, last or no_place(spec, situation, placement), situation.now)
 
+    def _awaited(self, spec: ModelSpec, now: float) -> list[str]:
+        """Return the nodes that *spec* may run on and that said, not too long ago, that they would be back."""
+        recent = [node for node, at in self._restarting.items() if now - at < self._policy.restart_grace]
+        return [node for node in recent if not spec.allowed_nodes or node in spec.allowed_nodes]
+
     def _place(self, job: Job, spec: ModelSpec, situation: Situation) -> Placement:
         urgent = job.cause in ("request", "move")
         return place(
             spec,
             situation,
             may_evict=job.cause != "spread",
-            may_drain=urgent and situation.now - job.since >= self._policy.drain_after,
+            may_drain=urgent and self._may_drain(job, situation.now),
             avoid=job.avoid.keys(),
             victims_idle_for=0.0 if urgent else self._policy.restore_after,
         )
+
+    def _may_drain(self, job: Job, now: float) -> bool:
+        """Whether *job* has waited for so long that what is never idle is drained for it."""
+        return now - job.since >= self._policy.drain_after
 
     def _coming(self, model: str) -> ReplicaView | None:
         """Return a replica of *model* that is loading, on whoever's word."""
         return next((replica for replica in self._view.replicas_of(model) if replica.state == "loading"), None)
 
     def _end(self, job: Job, error: CortexError | None, now: float) -> None:
-        """Close *job*; if it failed, so do those who can use nothing that there is."""
+        """Close *job*; if it failed, so do those who can use nothing that there is, and no node that it did not try."""
         del self._jobs[job.model]
         if error is None:
             return
-        for ticket in self.doors.waiting(job.model):
-            if not any(ticket.can_use(replica) for replica in self.ready(job.model)):
-                self.doors.leave(ticket)
-                self._effects.refuse(ticket, error)
-        if isinstance(error, ServiceError):
+        refused = [ticket for ticket in self._stranded(job.model) if ticket.avoid >= job.shuns]
+        for ticket in refused:
+            self.doors.leave(ticket)
+            self._effects.refuse(ticket, error)
+        if refused and isinstance(error, ServiceError):
             self._note(now, "refused", job.model, "", str(error), {"code": error.code})
+        self._serve(job.model, now)
 
     # work -------------------------------------------------------------------------------------------------------------
 
@@ -211,12 +257,16 @@ class Reconciler:
 
     def looked(self, node: str, now: float) -> None:
         """Go on with the work on *node*, of which the view is as fresh as it can be."""
-        for work in tuple(self._works.get(node, ())):
+        works = tuple(self._works.get(node, ()))
+        for work in works:
             if work.phase == "looking":
                 self._load_if_fits(work, now)
             elif work.phase == "confirming":
                 self._confirm(work, now)
-        self._advance(now)
+        if works:
+            self._advance(now)
+        else:
+            self._advance_on(node, now)
 
     def _load_if_fits(self, work: Work, now: float) -> None:
         """Load, once the memory that the plan counts on is seen to be free."""
@@ -226,13 +276,14 @@ class Reconciler:
             self._abandon(work, NoHealthyNode(f"{plan.node} went away"), now)
         elif spec is None:
             self._abandon(work, ModelNotFound(plan.model), now)
+        elif node.seen_at < work.phase_since:
+            return  # it did not answer this time: it is asked again, until it does or is taken for dead
         elif not (missing := missing_bytes(work, self._works[plan.node], node)):
             work.phase, work.phase_since = "loading", now
             self._note(now, "load_started", plan.model, plan.node, plan.reason)
             self._effects.load(spec, plan)
         elif not plan.victims or now - work.phase_since > SETTLE_SECONDS:
-            self._note(now, "plan_dropped", plan.model, plan.node, missing)
-            self._close(work)
+            self._drop(work, missing, now)
 
     def loaded(self, spot: Spot, error: CortexError | None, now: float) -> None:
         """Take note of how the load at *spot* ended."""
@@ -251,8 +302,10 @@ class Reconciler:
 
     def _confirm(self, work: Work, now: float) -> None:
         """End *work* once the replica is seen, or will not be."""
-        replica = self._replica(work.spot)
-        if replica is not None and replica.state == "ready":
+        node, replica = self._view.by_name.get(work.plan.node), self._replica(work.spot)
+        if node is None or not node.healthy:
+            self._abandon(work, NoHealthyNode(f"{work.plan.node} went away"), now)
+        elif replica is not None and replica.state == "ready":
             if work.job.cause == "recycle":
                 self._renewed.add(work.spot)
             self._close(work)
@@ -266,6 +319,7 @@ class Reconciler:
         """Give a plan up; its job finds another if somebody waits and that can help."""
         self._close(work)
         job, node = work.job, work.plan.node
+        self.learned.failed(job.model, now)
         if error.code == "insufficient_memory":
             job.tries[node] = job.tries.get(node, 0) + 1
             self.learned.forget([(node, job.model)])
@@ -273,11 +327,14 @@ class Reconciler:
             job.failures += error.code not in _ELSEWHERE
         if error.code != "insufficient_memory" or job.tries[node] >= MAX_TRIES:
             job.avoid[node] = error
-        if job.failures >= MAX_FAILURES or not self.doors.waits(job.model):
+        if job.failures >= MAX_FAILURES or not self._stranded(job.model):
             self._end(job, error, now)
-        else:
-            job.cause = "request"
         self._advance(now)
+
+    def _drop(self, work: Work, reason: str, now: float) -> None:
+        """Give a plan up that is not to be carried out after all; its job finds another if somebody waits."""
+        self._note(now, "plan_dropped", work.plan.model, work.plan.node, reason)
+        self._close(work)
 
     def _close(self, work: Work) -> None:
         works = self._works[work.plan.node]
@@ -292,6 +349,11 @@ class Reconciler:
         """Take note of what *model* takes on *node*."""
         self.learned.needs((node, model), need)
         self._advance(now)
+
+    def inquires(self, model: str) -> bool:
+        """Have all nodes asked what *model* takes there, if they were not; return whether an answer is due."""
+        spec = self._catalogue.get(model)
+        return spec is not None and self._estimating(spec)
 
     def _estimating(self, spec: ModelSpec) -> bool:
         """Ask every node that could have *spec* what it takes there; return whether an answer is due."""
@@ -320,7 +382,10 @@ class Reconciler:
             self._take_in(after, now)
         for model in {**(before.models if before is not None else {}), **(after.models if after is not None else {})}:
             self._follow(model, now)
-        self._advance(now)
+        if before is None or after is None or (before.usable, before.leaving) != (after.usable, after.leaving):
+            self._advance(now)
+        else:
+            self._advance_on(node, now)
 
     def _take_in(self, node: NodeView, now: float) -> None:
         if node.leaving:
@@ -345,7 +410,7 @@ class Reconciler:
     def _follow(self, model: str, now: float) -> None:
         """Serve those who wait for *model* after a change to its replicas, and end the job that this fulfils."""
         job = self._jobs.get(model)
-        if job is not None and job.work is None and self.ready(model):
+        if job is not None and job.work is None and not self._stranded(model):
             self._end(job, None, now)
         if self.doors.waits(model):
             self._serve(model, now)
@@ -358,13 +423,22 @@ class Reconciler:
         self._restarting.pop(node, None)
         for spot in [spot for spot in self._foreign if spot[0] == node]:
             del self._foreign[spot]
+        for spot in [spot for spot, at in self._leaving.items() if spot[0] == node and at is not None]:
+            self._stays(spot)
+        for job in self._jobs.values():
+            if node not in job.shuns:
+                job.avoid.pop(node, None)
         self._renewed = {spot for spot in self._renewed if spot[0] != node}
 
     def catalogue_changed(self, catalogue: Mapping[str, ModelSpec], now: float) -> None:
         """Decide by *catalogue* from now on; what is loaded stays as it is."""
         known = self._catalogue
-        self.learned.forget_models({m for m in {*catalogue, *known} if catalogue.get(m) != known.get(m)})
+        changed = {m for m in {*catalogue, *known} if catalogue.get(m) != known.get(m)}
+        self.learned.forget_models(changed)
         self._catalogue = catalogue
+        for work in [work for works in self._works.values() for work in works]:
+            if work.plan.model in changed and work.phase in ("unloading", "looking"):
+                self._drop(work, f"{work.plan.model} is defined otherwise now", now)
         self._advance(now)
 
     def policy_changed(self, policy: Policy) -> None:
@@ -375,8 +449,6 @@ class Reconciler:
 
     def tick(self, now: float) -> None:
         """Do what only time brings: another look, deadlines, chores. Called about twice a second."""
-        grace = self._policy.restart_grace
-        self._restarting = {node: at for node, at in self._restarting.items() if now - at < grace}
         for node in sorted({*self._works, *self._followed()}):
             self._effects.look(node)
         self._advance(now)
@@ -413,13 +485,14 @@ class Reconciler:
                 self._remove(spot, "unloaded", reason, now)
             case Want(model, cause, _):
                 self._try_chore(model, cause, now)
-            case Renew(spot, reason):
+            case Renew(spot, reason) if spot not in self._leaving:
                 self._renew(spot, reason, now)
 
     def _try_chore(self, model: str, cause: Cause, now: float) -> None:
         """Begin what a chore wants if it can begin now; nothing waits for it."""
         spec = self._catalogue[model]
-        if model in self._jobs or self._estimating(spec):
+        rests = now - self.learned.failed_at.get(model, -CHORE_PAUSE_SECONDS) < CHORE_PAUSE_SECONDS
+        if model in self._jobs or rests or self._estimating(spec):
             return
         job, situation = Job(model, cause, now, spec.priority), self.situation(now)
         placement = self._place(job, spec, situation)

@@ -22,6 +22,8 @@ from cortex.fleet.view import NodeView
 Key = tuple[int, bool, float, float, float, str]
 """What a plan's sort key begins with."""
 NAME_AT = 5
+# More bytes than any node has: of nodes that promise the same, those whose replicas idle longest are looked at first.
+_FAR = 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Screen:
 
     ask: Ask
     avoid: Set[str]
+    engine: str
+    allowed: Set[str]
     ranks: Mapping[str, float]
     rank: float
     load_seconds: float
@@ -44,14 +48,19 @@ class Screen:
         moment, rank = ask.situation, ask.rank
         ranks = {m: inf if s.pinned or s.priority > rank else s.priority for m, s in moment.catalogue.items()}
         load_seconds = moment.mean_load_seconds.get(ask.spec.id, moment.policy.reload_guess)
-        return cls(ask, avoid, ranks, DEFAULT_PRIORITY if rank >= DEFAULT_PRIORITY else inf, load_seconds)
+        default = DEFAULT_PRIORITY if rank >= DEFAULT_PRIORITY else inf
+        return cls(ask, avoid, ask.spec.engine_name, ask.spec.allowed_nodes, ranks, default, load_seconds)
 
     def bound(self, node: NodeView) -> Key | None:
         """Return a key that no plan on *node* comes before; None if there is certainly no plan."""
         model, moment = self.ask.spec.id, self.ask.situation
         if not node.healthy or node.drained or node.leaving or node.name in self.avoid:
             return None
+        if self.engine not in node.engines or (self.allowed and node.name not in self.allowed):
+            return None
         if (replica := node.models.get(model)) is not None and replica.state not in ("failed", "unloaded"):
+            return None
+        if moment.commitments and any(claim.model == model for claim in moment.commitments.get(node.name, ())):
             return None
         bytes_each = moment.need(model, node.name).bytes_each
         left = self._left(node, bytes_each)
@@ -63,7 +72,7 @@ class Screen:
         if left >= 0:
             return ORDER["free"], False, 0.0, cost, -left, node.name
         tier = self._least_tier(node)
-        return None if tier == inf else (ORDER["evict"], False, tier, cost, -inf, node.name)
+        return None if tier == inf else (ORDER["evict"], False, tier, cost, node.oldest_use - _FAR, node.name)
 
     def _left(self, node: NodeView, bytes_each: tuple[int, ...]) -> float | None:
         """Return how many bytes can stay free at most: negative if it does not fit now, None if it never does."""
@@ -82,8 +91,7 @@ class Screen:
         return sum(left) if not bytes_each or min(left) >= 0 else -1
 
     def _kinds(self, node: NodeView) -> tuple[str, ...]:
-        engine = self.ask.spec.engine_name
-        return preferred_kinds(engine, node.engine_devices.get(engine, ()), tuple(node.free_by_kind))
+        return preferred_kinds(self.engine, node.engine_devices.get(self.engine, ()), tuple(node.free_by_kind))
 
     def _least_tier(self, node: NodeView) -> float:
         """Return the lowest tier that a victim on *node* can have; infinite if there is none."""

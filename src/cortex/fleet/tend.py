@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Literal
 
+from cortex.core.quantities import seconds_of
 from cortex.fleet.situation import Situation
 from cortex.fleet.view import NodeView, ReplicaView, Spot
 
@@ -98,7 +99,7 @@ def _moving(situation: Situation) -> Iterator[Chore]:
         for replica in node.replicas:
             if replica.state != "ready" or replica.spot in situation.leaving:
                 continue
-            if any(other.node != node.name for other in situation.ready(replica.model)):
+            if any(not situation.view.node(other.node).drained for other in situation.ready(replica.model)):
                 yield Unload(replica.spot, f"{node.name} is drained, and {replica.model} is ready elsewhere")
             elif replica.model in situation.catalogue:
                 yield Want(replica.model, "move", f"{node.name} is drained")
@@ -107,9 +108,9 @@ def _moving(situation: Situation) -> Iterator[Chore]:
 def _expired(situation: Situation) -> Iterator[Chore]:
     """What nobody has used for its ttl goes, down to what is to be resident."""
     for spec in situation.catalogue.values():
-        ttl = spec.ttl_seconds
-        if ttl is None:
+        if spec.ttl is None:
             continue
+        ttl = seconds_of(spec.ttl)
         ready = situation.ready(spec.id)
         idle = [r for r in ready if _has_idled(r, ttl, situation) and not spec.is_pinned_on(r.node)]
         idle.sort(key=situation.last_used)
@@ -120,9 +121,9 @@ def _expired(situation: Situation) -> Iterator[Chore]:
 def _worn(situation: Situation, cycles: Mapping[str, int], renewed: Set[Spot]) -> Iterator[Chore]:
     """After many unloads a node's memory is in pieces: its replicas are renewed, one by one, while it idles."""
     limit = situation.policy.defrag_after_cycles
-    for name, count in cycles.items():
+    for name, count in cycles.items() if limit else ():
         node = situation.view.by_name.get(name)
-        if not limit or count < limit or node is None or not _is_idle(node, situation):
+        if count < limit or node is None or not _is_idle(node, situation):
             continue
         due = [replica for replica in node.replicas if replica.spot not in renewed]
         if due:

@@ -19,7 +19,8 @@ Phase = Literal["unloading", "looking", "loading", "confirming"]
 class Job:
     """A model that is to get one more replica, and why it has none yet.
 
-    `avoid` says of nodes that failed it what of; `tries` counts loads that a node had no memory for.
+    `avoid` says of nodes that failed it what of; `shuns` are those of them that failed the request it was begun for,
+    before. `tries` counts loads that a node had no memory for.
     """
 
     model: str
@@ -27,6 +28,7 @@ class Job:
     since: float
     rank: int
     avoid: dict[str, CortexError] = field(default_factory=dict)
+    shuns: frozenset[str] = frozenset()
     tries: dict[str, int] = field(default_factory=dict)
     work: Work | None = None
     held: str = ""
@@ -63,9 +65,14 @@ class Event:
 
 
 def missing_bytes(work: Work, works: Sequence[Work], node: NodeView) -> str:
-    """Return, in words, the memory that *work* counts on and *node* has not beside its other *works*; else nothing."""
+    """Return, in words, the memory that *work* counts on and *node* has not; else nothing.
+
+    Before it come those of the *works* there, oldest first, that were planned earlier or that load already: a later
+    plan counted on what its own victims leave.
+    """
     rooms = {room.index: room for room in node.rooms}
-    others = [other for other in works if other is not work and not _is_counted(other, node)]
+    earlier = works[: works.index(work)]
+    others = [w for w in works if (w in earlier or w.phase == "loading") and w is not work and not _is_counted(w, node)]
     missing = []
     for index, needed in work.plan.bytes_by_device.items():
         promised = sum(other.plan.bytes_by_device.get(index, 0) for other in others)

@@ -73,7 +73,7 @@ class RerankRequest:
             raise EngineFailed(f"the engine gave {len(scores)} scores for {len(self.documents)} documents")
         if not all(0.0 <= score <= 1.0 for score in scores):
             raise EngineFailed("the engine gave a score that is not between 0 and 1")
-        best = sorted(range(len(scores)), key=lambda at: (-scores[at], at))[: self.top_n]
+        best = sorted(range(len(scores)), key=lambda at: -scores[at])[: self.top_n]
         return json.encode(
             {
                 "object": "list",

@@ -82,6 +82,11 @@ ANSWERS: dict[str, tuple[list[bytes], list[Any], str]] = {
         "tool_use",
     ),
     "a call without arguments": ([use(0, "", "f"), CALLS], [("tool_use", "call_f", "f", {})], "tool_use"),
+    "calls without an index": (
+        [chunk({"tool_calls": [{"id": f"call_{name}", "function": {"name": name}} for name in "fg"]}), CALLS],
+        [("tool_use", "call_f", "f", {}), ("tool_use", "call_g", "g", {})],
+        "tool_use",
+    ),
     "a call that ends as a stop": ([use(0, "{}", "f"), STOP], [("tool_use", "call_f", "f", {})], "tool_use"),
     "a call that was cut": ([use(0, '{"a": "b', "f"), LENGTH], [("tool_use", "call_f", "f", {})], "max_tokens"),
     "calls that are none": ([say("a"), CALLS], [("text", "a")], "end_turn"),

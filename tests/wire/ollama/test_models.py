@@ -122,8 +122,8 @@ def test_a_model_to_show_must_be_named(body: bytes) -> None:
 
 def test_the_gateways_own_listing_is_understood() -> None:
     replica = ReplicaView("m", "n", "ready", context_tokens=512, capabilities=("chat",), bytes_by_device={0: 3 << 20})
-    view = FleetView((NodeView("n", "http://n", replicas=(replica,)),))
-    catalogue = Catalogue([ModelSpec(id="o", path="/o.gguf")])
+    view = FleetView.of([NodeView("n", "http://n", healthy=True, replicas=(replica,))])
+    catalogue = Catalogue([ModelSpec(id="o")])
     entries = listing(catalogue, view, CREATED)
 
     assert [model["name"] for model in list_models(entries)["models"]] == ["m:latest", "o:latest"]
