@@ -1,4 +1,4 @@
-"""`cortex.toml`: where to listen, which nodes there are, how long to wait for them, how models share their memory."""
+"""`cortex.toml`: where to listen and to whom, which nodes there are, how long to wait, how models share their memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from cortex.core.config import load_toml
 from cortex.core.errors import ConfigError
 from cortex.core.logging import LevelFilter
 from cortex.core.quantities import seconds_of
+from cortex.core.secrets import read_secret
 from cortex.fleet.situation import Policy
+from cortex.gateway.keys.listening import Auth
+from cortex.wire.node_auth import check_token
 
 YEAR_SECONDS = 31_536_000
 Seconds = Annotated[float, Meta(gt=0, le=YEAR_SECONDS)]
@@ -46,6 +49,18 @@ class Eviction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     spread_after: Duration = 3.0
 
 
+class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[keys]`: who is let in, and how the gateway shows itself to its nodes. Files are relative to the configuration.
+
+    `allowed_hosts` are the names that clients may call it by; without it any name with keys, and its own without.
+    """
+
+    file: str | None = None
+    auth: Auth = "auto"
+    allowed_hosts: tuple[str, ...] | None = None
+    node_token_file: str | None = None
+
+
 class NeuronAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An entry of `[[neurons]]`."""
 
@@ -62,8 +77,8 @@ class NeuronAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Bounds on waiting: nothing limits the length of an answer.
 
-    Up to `queue_depth` requests wait for each replica, for at most `queue_seconds`. A node that announced that it
-    leaves has `restart_grace_seconds` to come back before its models are loaded elsewhere.
+    Up to `queue_depth` requests wait for each replica, for at most `queue_seconds`. Requests that only
+    a node can serve which announced that it leaves wait `restart_grace_seconds` for it to come back.
     """
 
     poll_seconds: Seconds = 2.0
@@ -83,6 +98,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     gateway: Gateway = Gateway()
     eviction: Eviction = Eviction()
     limits: Limits = Limits()
+    keys: KeySettings = KeySettings()
     neurons: list[NeuronAddress] = []
     models_config: str | None = None
 
@@ -152,13 +168,26 @@ def restart_keys(running: GatewayConfig, edited: GatewayConfig) -> tuple[str, ..
 
 def _flat(config: GatewayConfig) -> dict[str, Any]:
     own = msgspec.structs.asdict(config)
-    gateway = msgspec.structs.asdict(own.pop("gateway"))
-    return {**{f"gateway.{key}": value for key, value in gateway.items()}, **own}
+    tables = {name: msgspec.structs.asdict(own.pop(name)) for name in ("gateway", "keys")}
+    return {**{f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}, **own}
 
 
 def catalogue_path(path: Path, config: GatewayConfig) -> Path:
     """Return where the catalogue is: `models_config`, or `models.toml`, beside the configuration file at *path*."""
     return path.parent / Path(config.models_config or "models.toml").expanduser()
+
+
+def key_file(path: Path, config: GatewayConfig) -> Path:
+    """Return where the keys are: `keys.file`, or `keys.toml`, beside the configuration file at *path*."""
+    return path.parent / Path(config.keys.file or "keys.toml").expanduser()
+
+
+def node_token(path: Path, config: GatewayConfig) -> str | None:
+    """Return what the gateway shows to its nodes, if there is such a token. Raises ConfigError."""
+    if config.keys.node_token_file is None:
+        return None
+    key = f"{path}: keys.node_token_file"
+    return check_token(read_secret(path.parent / Path(config.keys.node_token_file).expanduser(), key), key)
 
 
 def state_directory(path: Path, config: GatewayConfig, env: Mapping[str, str]) -> Path:
