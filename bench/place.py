@@ -135,9 +135,9 @@ def measure(case: Case, runs: int) -> list[float]:
     took = []
     for at in range(runs + 5):
         situation = replace(case.situation, now=NOW + at)
-        begun = time.perf_counter()
+        begun = time.thread_time()
         found = place(case.spec, situation)
-        took.append((time.perf_counter() - begun) * 1000)
+        took.append((time.thread_time() - begun) * 1000)
         if not case.finds(found):
             raise SystemExit(f"{case.name}: found {found.plan}")
     return took[5:]

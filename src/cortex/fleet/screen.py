@@ -14,7 +14,7 @@ from typing import Literal
 
 from cortex.core.model_spec import DEFAULT_PRIORITY
 from cortex.fleet.evict import IDLE_SCALE_SECONDS, SPARE_FACTOR
-from cortex.fleet.fit import FLOOR_BYTES, preferred_kinds
+from cortex.fleet.fit import FLOOR_BYTES
 from cortex.fleet.plan import ORDER, Ask, why_no_plan
 from cortex.fleet.situation import Need
 from cortex.fleet.view import NodeView
@@ -31,7 +31,8 @@ class Screen:
     """What is the same for every node of a decision.
 
     `ranks` has the classes of the catalogue's models, with infinity for those that may not go for this one; `rank` is
-    that of all others. `load_seconds` is what a load takes where none was measured.
+    that of all others, and `one_rank` that of all if they are of one class. `load_seconds` is what a load takes where
+    none was measured.
     """
 
     ask: Ask
@@ -40,6 +41,8 @@ class Screen:
     allowed: Set[str]
     ranks: Mapping[str, float]
     rank: float
+    one_rank: float | None
+    wanted: int | Literal["auto"]
     load_seconds: float
 
     @classmethod
@@ -49,7 +52,10 @@ class Screen:
         ranks = {m: inf if s.pinned or s.priority > rank else s.priority for m, s in moment.catalogue.items()}
         load_seconds = moment.mean_load_seconds.get(ask.spec.id, moment.policy.reload_guess)
         default = DEFAULT_PRIORITY if rank >= DEFAULT_PRIORITY else inf
-        return cls(ask, avoid, ask.spec.engine_name, ask.spec.allowed_nodes, ranks, default, load_seconds)
+        ranks_there = {default, *ranks.values()}
+        one_rank = default if len(ranks_there) == 1 else None
+        engine, allowed, wanted = ask.spec.engine_name, ask.spec.allowed_nodes, ask.spec.wanted_devices
+        return cls(ask, avoid, engine, allowed, ranks, default, one_rank, wanted, load_seconds)
 
     def bound(self, node: NodeView) -> Key | None:
         """Return a key that no plan on *node* comes before; None if there is certainly no plan."""
@@ -76,22 +82,18 @@ class Screen:
 
     def _left(self, node: NodeView, bytes_each: tuple[int, ...]) -> float | None:
         """Return how many bytes can stay free at most: negative if it does not fit now, None if it never does."""
-        by_kind, kinds = node.free_by_kind, self._kinds(node)
+        kinds, free, totals = node.offer(self.engine)
         if len(kinds) != 1:
             return inf if kinds else None
-        free, totals = by_kind[kinds[0]], node.totals_by_kind[kinds[0]]
         if not totals[-1]:
             return inf
-        shares = _largest_shares(bytes_each, totals, self.ask.spec.wanted_devices)
+        shares = _largest_shares(bytes_each, totals, self.wanted)
         if shares is None:
             return None
         if len(shares) == 1:
             return free[0] - shares[0]
         left = [bytes_ - share for bytes_, share in zip(free, shares, strict=False)]
         return sum(left) if not bytes_each or min(left) >= 0 else -1
-
-    def _kinds(self, node: NodeView) -> tuple[str, ...]:
-        return preferred_kinds(self.engine, node.engine_devices.get(self.engine, ()), tuple(node.free_by_kind))
 
     def _least_tier(self, node: NodeView) -> float:
         """Return the lowest tier that a victim on *node* can have; infinite if there is none."""
@@ -100,6 +102,8 @@ class Screen:
             return inf
         if moment.policy.strategy == "lru":
             return -max(0.0, moment.now - node.oldest_use)
+        if self.one_rank is not None:
+            return self.one_rank
         return min(map(self.ranks.get, node.models, repeat(self.rank)))
 
     def closer(self, node: NodeView) -> Key | None:
@@ -135,14 +139,14 @@ class Screen:
 
     def _shares(self, node: NodeView) -> tuple[int, ...] | None:
         """Return what the roomiest devices must have free, where all devices are of one kind and tell their totals."""
-        kinds = self._kinds(node)
+        kinds, _, totals = node.offer(self.engine)
         bytes_each = self.ask.situation.need(self.ask.spec.id, node.name).bytes_each
-        if len(kinds) != 1 or not bytes_each or not node.totals_by_kind[kinds[0]][-1]:
+        if len(kinds) != 1 or not bytes_each or not totals[-1]:
             return None
-        return _largest_shares(bytes_each, node.totals_by_kind[kinds[0]], self.ask.spec.wanted_devices)
+        return _largest_shares(bytes_each, totals, self.wanted)
 
     def _bytes(self, node: NodeView) -> dict[int, int]:
-        kinds = self._kinds(node)
+        kinds = node.offer(self.engine).kinds
         return {room.index: room.free_bytes for room in node.rooms if room.kind in kinds}
 
     def _openings(self, node: NodeView, bytes_: dict[int, int]) -> Iterator[_Opening]:

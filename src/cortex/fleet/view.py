@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import attrgetter
+from typing import NamedTuple
 
-from cortex.fleet.fit import Room
+from cortex.fleet.fit import Room, preferred_kinds
 from cortex.wire.node_api import ReplicaState
 
 Spot = tuple[str, str]
@@ -50,6 +51,17 @@ class ReplicaView:
         return sum(self.bytes_by_device.values()) if self.bytes_by_device else None
 
 
+class Offer(NamedTuple):
+    """The devices of a node that an engine is put on: their kinds, and if they are of one kind, their bytes.
+
+    `free_bytes` and `total_bytes` are each sorted by themselves, the largest first.
+    """
+
+    kinds: tuple[str, ...]
+    free_bytes: tuple[int, ...]
+    total_bytes: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class NodeView:
     """A node. `healthy` is False before its first answer and after too many misses in a row; `reason` says which.
@@ -87,6 +99,20 @@ class NodeView:
     def oldest_use(self) -> float:
         """When the replica that has been idle for longest was last used; infinite without replicas."""
         return min((replica.last_used for replica in self.replicas), default=float("inf"))
+
+    def offer(self, engine: str) -> Offer:
+        """Return what its devices that *engine* would be put on have, found out once for each engine."""
+        known = self._offers.get(engine)
+        if known is None:
+            kinds = preferred_kinds(engine, self.engine_devices.get(engine, ()), tuple(self.free_by_kind))
+            kind = kinds[0] if len(kinds) == 1 else ""
+            known = Offer(kinds, self.free_by_kind.get(kind, ()), self.totals_by_kind.get(kind, ()))
+            self._offers[engine] = known
+        return known
+
+    @cached_property
+    def _offers(self) -> dict[str, Offer]:
+        return {}
 
     @cached_property
     def free_by_kind(self) -> Mapping[str, tuple[int, ...]]:
