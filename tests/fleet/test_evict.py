@@ -54,7 +54,7 @@ def models(victims: tuple[Resident, ...] | None) -> set[str] | None:
 def test_what_the_catalogue_does_not_know_has_the_default_class_and_no_protection() -> None:
     found = only(replica(last_used=900.0), policy=Policy(reload_guess=7.0))
 
-    assert found == Resident(("a", "m"), {0: 8}, rank=100, idle_seconds=100.0, reload_seconds=7.0)
+    assert found == Resident(("a", "m"), {0: 8}, rank=100, idle_seconds=100.0, reload_seconds=7.0, ready_seconds=NOW)
     assert rank_of("m", {}) == 100
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -18,23 +20,25 @@ from cortex.core.errors import (
     ShuttingDown,
     UpstreamFailed,
 )
+from cortex.core.model_spec import ModelSpec
 from cortex.fleet.doors import Ticket
 from cortex.fleet.reconciler import CONFIRM_SECONDS, MAX_TRIES, SETTLE_SECONDS
 from cortex.fleet.tend import RENEW_IDLE_SECONDS
 from cortex.fleet.work import Job
-from fake_world import START, Machine, World, model
+from fake_world import GIB, START, Held, Machine, OrderKind, World, model
 
 X, Y, Z = model("x", 5), model("y", 5), model("z", 3)
+BEFORE: dict[str, OrderKind] = {"unloading": "unload", "looking": "look", "loading": "load", "confirming": "look"}
 
 
-def world(*specs: object, **policy: object) -> World:
+def world(*specs: ModelSpec, **policy: Any) -> World:
     """A node `a` of 8 GiB with one slot a replica, and the models x (5), y (5) and z (3)."""
-    return World(Machine("a"), models=specs or (X, Y, Z), **policy)  # type: ignore[arg-type]
+    return World(Machine("a"), models=specs or (X, Y, Z), **policy)
 
 
-def pair(*specs: object, **policy: object) -> World:
-    """The same with a node `b`, which has 9 GiB and so is the second choice for a tight fit."""
-    return World(Machine("a"), Machine("b", (7,)), models=specs or (X, Y, Z), **policy)  # type: ignore[arg-type]
+def pair(*specs: ModelSpec, **policy: Any) -> World:
+    """The same with a node `b` of 7 GiB, which is the second choice."""
+    return World(Machine("a"), Machine("b", (7,)), models=specs or (X, Y, Z), **policy)
 
 
 def job(world: World, name: str) -> Job:
@@ -189,7 +193,7 @@ def test_a_need_that_turns_out_larger_goes_where_it_fits() -> None:
     ticket = w.ask("x")
     w.settle("load")
     (order,) = w.ordered("load")
-    w.machines[order.node].strangers[0] = 4 << 30
+    w.machines[order.node].strangers[0] = 4 * GIB
     w.carry_out(order)
     w.settle()
 
@@ -210,7 +214,7 @@ def test_a_model_over_two_devices_takes_its_share_of_each() -> None:
     w.settle()
 
     assert w.served(ticket) == "a"
-    assert w.machines["a"].held["wide"].bytes_by_device == {0: 3 << 30, 1: 3 << 30}
+    assert w.machines["a"].held["wide"].bytes_by_device == {0: 3 * GIB, 1: 3 * GIB}
 
 
 @pytest.mark.parametrize(("nodes", "error"), [("", NoHealthyNode), ("a", NoFeasibleNode)])
@@ -300,7 +304,7 @@ def test_a_plan_is_dropped_when_the_reading_shows_less_and_made_anew() -> None:
     ticket = w.ask("x")
     w.settle("look")
     (look,) = w.ordered("look")
-    w.machines[look.node].strangers[0] = 4 << 30
+    w.machines[look.node].strangers[0] = 4 * GIB
     w.settle()
 
     assert w.told("plan_dropped") == [("plan_dropped", "x", look.node)]
@@ -332,7 +336,7 @@ def test_what_is_idle_for_longest_goes_first() -> None:
 
 
 @pytest.mark.parametrize("guard", [{"pinned": True}, {"pinned_on": ("a",)}, {"priority": 200}])
-def test_what_is_pinned_or_of_a_higher_class_is_never_evicted(guard: dict[str, object]) -> None:
+def test_what_is_pinned_or_of_a_higher_class_is_never_evicted(guard: dict[str, Any]) -> None:
     w = world(model("x", 5, **guard), Y, drain_after=1.0)
     w.finish(_served(w, "x"))
     ticket = w.ask("y")
@@ -456,14 +460,16 @@ def test_an_unload_that_fails_gives_the_replica_back() -> None:
 
 @pytest.mark.parametrize("phase", ["unloading", "looking", "loading", "confirming"])
 @pytest.mark.parametrize("end", [World.kill, World.remove])
-def test_a_node_that_is_lost_in_the_middle_of_a_plan_is_followed_by_another(phase: str, end: object) -> None:
+def test_a_node_that_is_lost_in_the_middle_of_a_plan_is_followed_by_another(
+    phase: str, end: Callable[[World, str], None]
+) -> None:
     w = World(Machine("a", (6,)), Machine("b", (7,)), models=[X, Y])
     w.machines["b"].leaving = True
     w.show("b")
     if phase == "unloading":
         w.finish(_served(w, "y"))
     ticket = w.ask("x")
-    w.settle(*{"unloading": ["unload"], "looking": ["look"], "loading": ["load"], "confirming": ["look"]}[phase])
+    w.settle(BEFORE[phase])
     if phase == "confirming":
         w.carry_out(w.ordered("look")[0])
         w.carry_out(w.ordered("load")[0])
@@ -471,7 +477,7 @@ def test_a_node_that_is_lost_in_the_middle_of_a_plan_is_followed_by_another(phas
     assert work is not None
     assert (work.phase, work.plan.node) == (phase, "a")
     w.revive("b")
-    end(w, "a")  # type: ignore[operator]
+    end(w, "a")
     w.settle()
 
     assert w.served(ticket) == "b"
@@ -483,7 +489,7 @@ def test_a_node_that_dies_alone_refuses_those_who_wait_and_serves_once_it_is_bac
     if phase == "unloading":
         w.finish(_served(w, "y"))
     ticket = w.ask("x")
-    w.settle(*{"unloading": ["unload"], "looking": ["look"], "loading": ["load"]}[phase])
+    w.settle(BEFORE[phase])
     w.kill("a")
     w.settle()
     assert w.error(ticket).code in ("no_healthy_node", "upstream_connection_error")
@@ -619,10 +625,10 @@ def test_a_stranger_that_is_still_loading_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("kept", ["estimate", "look"])
-def test_a_model_that_leaves_the_catalogue_is_not_loaded_any_more(kept: str) -> None:
+def test_a_model_that_leaves_the_catalogue_is_not_loaded_any_more(kept: OrderKind) -> None:
     w = world()
     ticket = w.ask("x")
-    w.settle(kept)  # type: ignore[arg-type]
+    w.settle(kept)
     w.edit(Y)
     w.settle()
 
@@ -641,12 +647,12 @@ def test_a_model_that_leaves_the_catalogue_while_it_loads_is_served_to_those_who
 
 
 @pytest.mark.parametrize("kept", ["unload", "look"])
-def test_a_plan_is_made_anew_when_its_model_is_defined_otherwise(kept: str) -> None:
+def test_a_plan_is_made_anew_when_its_model_is_defined_otherwise(kept: OrderKind) -> None:
     w = pair(X, Y)
     w.put("a", "y")
     w.put("b", "z", 3)
     ticket = w.ask("x")
-    w.settle(kept)  # type: ignore[arg-type]
+    w.settle(kept)
     work = job(w, "x").work
     assert work is not None
     assert work.plan.node == "a"
@@ -776,6 +782,15 @@ def test_who_avoids_every_node_is_refused_and_nobody_else_is() -> None:
     assert w.served(plain) == "a"
 
 
+def test_who_cannot_use_the_replica_that_comes_gets_another() -> None:
+    w = pair()
+    plain = w.ask("x")
+    picky = w.ask("x", avoid="a")
+    w.settle()
+
+    assert (w.served(plain), w.served(picky)) == ("a", "b")
+
+
 def test_a_job_for_one_who_avoids_a_node_keeps_its_age_when_that_node_is_seen() -> None:
     """Else nothing would ever be drained for it."""
     w = pair(drain_after=10.0)
@@ -845,7 +860,7 @@ def test_a_burst_displaces_nobody_even_when_its_first_load_fails() -> None:
     w.wait(4, "load")
     (order,) = w.ordered("load")
     assert order.node == "c"
-    w.machines["c"].strangers[0] = 8 << 30
+    w.machines["c"].strangers[0] = 8 * GIB
     w.carry_out(order)
     w.wait(20)
 
@@ -904,8 +919,7 @@ def test_a_request_for_what_is_restored_may_do_what_requests_may() -> None:
     w = world(model("x", 5, min_resident=1), Y, restore_after=1000.0)
     w.wait(1, "look")
     ticket = w.ask("x")
-    w.machines["a"].held["y"] = type(w.put("a", "z", 3))({0: 5 << 30}, last_used=w.now)
-    w.machines["a"].held.pop("z")
+    w.machines["a"].held["y"] = Held({0: 5 * GIB}, last_used=w.now)
     w.settle()
     w.wait(2)
 
@@ -925,7 +939,7 @@ def test_what_nobody_uses_goes_after_its_ttl_down_to_min_resident() -> None:
 
 
 @pytest.mark.parametrize("guard", [{"pinned": True}, {"pinned_on": ("a",)}])
-def test_what_is_pinned_does_not_go_by_its_ttl(guard: dict[str, object]) -> None:
+def test_what_is_pinned_does_not_go_by_its_ttl(guard: dict[str, Any]) -> None:
     w = world(model("x", 5, ttl=30, **guard))
     w.put("a", "x")
     w.wait(60)

@@ -11,7 +11,7 @@ def test_what_is_earlier_happens_first_and_equals_in_their_order() -> None:
     """However they were arranged."""
     agenda, done = Agenda(), list[tuple[str, float]]()
     for name, at in (("late", 3.0), ("first", 1.0), ("second", 1.0)):
-        agenda.at(at, lambda name=name: done.append((name, agenda.now)))  # type: ignore[misc]
+        agenda.at(at, lambda name=name: done.append((name, agenda.now)))
 
     for _ in range(3):
         agenda.step()

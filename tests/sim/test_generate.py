@@ -37,7 +37,7 @@ def test_a_day_has_a_busy_afternoon_and_a_quiet_night() -> None:
     """A flat one has neither."""
 
     def hours(shape: str) -> Counter[int]:
-        return Counter(int(arrival.at // 3600) for arrival in made(shape=shape, requests=20_000))
+        return Counter(int(arrival.at // 3600) for arrival in made(shape=shape, requests=8_000))
 
     assert hours("diurnal")[15] > 3 * hours("diurnal")[3]
     assert 0.8 < hours("flat")[15] / hours("flat")[3] < 1.25

@@ -70,11 +70,11 @@ def test_each_request_is_answered_refused_or_cut_short_by_an_outage(case: tuple[
 @given(case=cases(outages=False, honest=True))
 @small
 def test_a_quiet_fleet_never_refuses_a_load_and_sends_nothing_back(case: tuple[Fleet, list[Arrival]]) -> None:
-    """Where estimates are right and nobody falls, each plan finds the memory that it counts on."""
+    """Where estimates are right and nobody falls, no node has less memory than a load was begun for."""
     fleet, trace = case
     world, witness = simulated(fleet, trace)
 
-    failed = [event for event in witness.events if event.kind in ("load_failed", "plan_dropped", "unload_failed")]
+    failed = [event for event in witness.events if event.kind in ("load_failed", "unload_failed", "plan_dropped")]
     report = witness.report(world.agenda.now, world.agenda.steps, complete=True)
     assert failed == []
     assert (report.retries, report.broken) == (0, 0)
@@ -96,7 +96,7 @@ def test_among_equals_only_a_queue_and_a_model_too_large_refuse(case: tuple[Flee
 
 
 @given(case=cases())
-@small
+@settings(small, max_examples=10)
 def test_the_same_input_gives_the_same_events(case: tuple[Fleet, list[Arrival]]) -> None:
     """No clock, no chance: every decision is taken again at the same time for the same reason."""
     fleet, trace = case

@@ -68,7 +68,7 @@ from cortex.sim.run import simulate
 from pathlib import Path
 
 fleet = load_fleet(Path(sys.argv[2]))
-trace = generate(Wish(1500, hours=1.0, bursts=2), list(fleet.catalogue))
+trace = generate(Wish(300, hours=0.5, bursts=2), list(fleet.catalogue))
 sys.stdout.buffer.write(msgspec.json.encode(simulate(fleet, "lru", trace).report))
 """
 

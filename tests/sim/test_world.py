@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from cortex.core.errors import Overloaded
 from cortex.fleet.route import Choice
 from cortex.fleet.situation import Policy
 from cortex.fleet.work import Event
-from cortex.sim.description import Behaviour, Fleet, Outage
+from cortex.sim.description import Behaviour, Delays, Fleet, Outage
 from cortex.sim.errors import SimulationError
 from cortex.sim.report import Report
 from cortex.sim.tally import Tally
@@ -141,15 +142,11 @@ def test_an_alias_is_its_model() -> None:
     """In the figures, too."""
     described = fleet([machine("n", 16)], {"a": ELEVEN})
     tally = Tally(described, "test")
-    world = World(Fleet(**{**_fields(described), "aliases": {"short": "a"}}), described.policy, tally)
+    world = World(replace(described, aliases={"short": "a"}), described.policy, tally)
 
     world.run(arrivals("short", 0.0))
 
     assert tally.settled == 1
-
-
-def _fields(described: Fleet) -> dict[str, Any]:
-    return {name: getattr(described, name) for name in Fleet.__dataclass_fields__}
 
 
 # the promises ---------------------------------------------------------------------------------------------------------
@@ -183,8 +180,10 @@ def test_what_is_pinned_is_not_evicted(world: World) -> None:
         world.note(Event(0.0, "evicted", "a", "n", "makes room for b"))
 
 
-def test_nobody_is_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reconciler that leaves someone waiting for ever is found out."""
+    described = replace(fleet([machine("n", 16)], {"a": ELEVEN}), delays=Delays(tick_seconds=600.0))
+    world = World(described, described.policy, Tally(described, "test"))
     monkeypatch.setattr(world.reconciler, "ask", lambda *_: None)
 
     with pytest.raises(SimulationError, match=r"a request for a waits since 1.000 s: nothing is done about it"):

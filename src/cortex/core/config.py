@@ -99,6 +99,13 @@ def _origin(key: str, where: str, overridden: dict[str, str]) -> str:
     return where
 
 
+def _inside(node: Any) -> Any:
+    """Return the type of what is in a list, or the table in an optional one; None if *node* is neither."""
+    if hasattr(node, "item_type"):
+        return node.item_type
+    return next((option for option in getattr(node, "types", ()) if hasattr(option, "fields")), None)
+
+
 def _known_keys(shape: type[msgspec.Struct], at: str) -> list[str]:
     """Return the keys that are known at the dotted path *at* below *shape*."""
     node: Any = msgspec.inspect.type_info(shape)
@@ -107,6 +114,6 @@ def _known_keys(shape: type[msgspec.Struct], at: str) -> list[str]:
         if field is None:
             return []
         node = field.type
-        while not hasattr(node, "fields") and hasattr(node, "item_type"):
-            node = node.item_type
+        while not hasattr(node, "fields") and (inner := _inside(node)) is not None:
+            node = inner
     return [f.encode_name for f in getattr(node, "fields", ())]

@@ -11,6 +11,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
+from math import inf
 from typing import Literal
 
 from cortex.core.model_spec import DEFAULT_PRIORITY, ModelSpec
@@ -49,6 +50,7 @@ class Resident:
     busy: bool = False
     idle_seconds: float = 0.0
     reload_seconds: float = 0.0
+    ready_seconds: float = inf
     is_spare: bool = False
     is_kept: bool = False
     state: ReplicaState = "ready"
@@ -85,6 +87,7 @@ def _resident(replica: ReplicaView, situation: Situation) -> Resident:
         busy=situation.busy(spot) > 0,
         idle_seconds=max(0.0, situation.now - situation.last_used(replica)),
         reload_seconds=situation.reload_seconds(spot),
+        ready_seconds=max(0.0, situation.now - replica.ready_since),
         is_spare=is_serving and others >= max(1, keep),
         is_kept=is_serving and others < keep,
         state="draining" if spot in situation.leaving else replica.state,

@@ -9,14 +9,13 @@ from cortex.fleet.view import ReplicaView, Spot
 
 
 class Learned:
-    """Needs by spot, and which were asked for; load times by spot, and their means by model; last failures by model."""
+    """Needs by spot, and which were asked for; load times by spot, and their means by model."""
 
     def __init__(self) -> None:
         self._needs: dict[Spot, Need] = {}
         self._asked: set[Spot] = set()
         self.load_seconds: dict[Spot, float] = {}
         self.mean_load_seconds: dict[str, float] = {}
-        self.failed_at: dict[str, float] = {}
 
     def need(self, model: str, node: str) -> Need:
         """Return what *model* takes on *node*."""
@@ -45,8 +44,6 @@ class Learned:
     def forget_models(self, models: Iterable[str]) -> None:
         """Have what *models* need asked for again: they are defined otherwise now."""
         changed = set(models)
-        for model in changed:
-            self.failed_at.pop(model, None)
         self.forget([spot for spot in {*self._needs, *self._asked} if spot[1] in changed])
 
     def forget_node(self, node: str) -> None:
@@ -56,13 +53,8 @@ class Learned:
     def took(self, spot: Spot, seconds: float) -> None:
         """Remember how long a load lasted."""
         self.load_seconds[spot] = seconds
-        self.failed_at.pop(spot[1], None)
         measured = [other for (_, model), other in self.load_seconds.items() if model == spot[1]]
         self.mean_load_seconds[spot[1]] = sum(measured) / len(measured)
-
-    def failed(self, model: str, now: float) -> None:
-        """Remember that a load of *model* just failed."""
-        self.failed_at[model] = now
 
     def heard(self, replica: ReplicaView) -> None:
         """Take a node's word for how long a load lasted that was not ours."""

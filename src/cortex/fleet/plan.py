@@ -83,12 +83,22 @@ class Ask:
         """Return why *resident* may not go for it now, or None if it may."""
         reason = may_displace(self.rank, resident)
         if reason == BUSY:
-            return None if self.may_drain and self.may_evict else BUSY
+            return self._objection_to_drain(resident)
         if reason is None and not self.may_evict:
             return "may go, but nothing is to go for this"
         if reason is None and resident.idle_seconds < self.victims_idle_for:
             return f"has been idle for {resident.idle_seconds:.0f} s, not {self.victims_idle_for:.0f} s"
         return reason
+
+    def _objection_to_drain(self, resident: Resident) -> str | None:
+        """Return why a busy replica may not be drained: its load must have been worth it, or two that are never idle
+        would do nothing but take turns."""
+        worth = max(self.situation.policy.drain_after, resident.reload_seconds)
+        if not (self.may_drain and self.may_evict):
+            return BUSY
+        if resident.ready_seconds < worth:
+            return f"{BUSY}, and has been there for {resident.ready_seconds:.0f} s, not {worth:.0f} s"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +106,14 @@ class Ledger:
     """The bytes of a node's devices, by device index, and who has them.
 
     `free_bytes` can be used now: less the floor and less the `claims` of plans in progress. `returning_bytes` are held
-    by what is leaving. While a node is `in_motion`, loading or unloading, its figures need not add up yet.
+    by what is leaving, of which `soon_bytes` by what is idle and gone in a moment.
     """
 
     free_bytes: Mapping[int, int]
     returning_bytes: Mapping[int, int]
     residents: tuple[Resident, ...]
     claims: tuple[Commitment, ...]
-    in_motion: bool = False
+    soon_bytes: Mapping[int, int]
 
 
 def ledger_of(node: NodeView, situation: Situation) -> Ledger:
@@ -111,8 +121,9 @@ def ledger_of(node: NodeView, situation: Situation) -> Ledger:
     claims, held = outstanding(node, situation), residents(node, situation)
     claimed = _sum(claim.bytes_by_device for claim in claims)
     free = {room.index: room.free_bytes - FLOOR_BYTES - claimed.get(room.index, 0) for room in node.rooms}
-    moving = bool(situation.commitments.get(node.name)) or any(r.state in ("loading", "draining") for r in held)
-    return Ledger(free, _sum(r.bytes_by_device for r in held if r.state == "draining"), held, claims, moving)
+    leaving = [resident for resident in held if resident.state == "draining"]
+    soon = _sum(resident.bytes_by_device for resident in leaving if not resident.busy)
+    return Ledger(free, _sum(resident.bytes_by_device for resident in leaving), held, claims, soon)
 
 
 def outstanding(node: NodeView, situation: Situation) -> tuple[Commitment, ...]:
@@ -120,7 +131,9 @@ def outstanding(node: NodeView, situation: Situation) -> tuple[Commitment, ...]:
     return tuple(
         claim
         for claim in situation.commitments.get(node.name, ())
-        if (replica := node.models.get(claim.model)) is None or not (replica.is_reserved or replica.state == "ready")
+        if (replica := node.models.get(claim.model)) is None
+        or not (replica.is_reserved or replica.state == "ready")
+        or replica.spot in situation.leaving
     )
 
 
@@ -142,14 +155,17 @@ def plan_on(ask: Ask, node: NodeView, sets: DeviceSets, ledger: Ledger) -> Plan 
     rooms = sets.roomiest(ledger.free_bytes)
     if rooms is not None:
         return _plan(ask, node.name, rooms, sets.shares, ledger.free_bytes, ())
-    soon = add(ledger.free_bytes, ledger.returning_bytes)
-    if sets.roomiest(soon) is not None:
+    later = add(ledger.free_bytes, ledger.returning_bytes)
+    if sets.roomiest(later) is not None:
         return COMING_BACK
+    soon = add(ledger.free_bytes, ledger.soon_bytes)
     allowed = [resident for resident in ledger.residents if ask.objection(resident) is None]
     idle = [resident for resident in allowed if not resident.busy]
     plan = _after_eviction(ask, node.name, sets, soon, idle)
     if plan is None and len(idle) < len(allowed):
         plan = _after_eviction(ask, node.name, sets, soon, allowed)
+    if plan is None and later != soon and _after_eviction(ask, node.name, sets, later, allowed) is not None:
+        return COMING_BACK  # nobody goes for memory that cannot be used before something else has ended
     return plan or why_no_plan(ask, node, lambda bytes_: sets.roomiest(bytes_) is not None)
 
 
@@ -224,7 +240,10 @@ def why_no_plan(ask: Ask, node: NodeView, holds: Callable[[Mapping[int, int]], b
         return NOT_FREE
     for held in never:
         _give(bytes_, held)
-    return HELD if holds(bytes_) else FOREIGN
+    if holds(bytes_):
+        return HELD
+    moving = claims or any(replica.state in ("loading", "draining") for replica in node.replicas)
+    return NOT_FREE if moving else FOREIGN  # while something comes or goes, figures need not add up yet
 
 
 def _give(bytes_: dict[int, int], held: Mapping[int, int], sign: int = 1) -> None:

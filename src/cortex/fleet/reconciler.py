@@ -33,8 +33,8 @@ CONFIRM_SECONDS = 10.0
 MAX_TRIES = 3
 # So many nodes may fail to load a model before it is the model that is taken to be broken.
 MAX_FAILURES = 2
-# What nobody waits for is not loaded again so soon after a load of it failed.
-CHORE_PAUSE_SECONDS = 30.0
+# What nobody waits for is not loaded again so soon after a load of it failed, or found no room.
+CHORE_PAUSE_SECONDS, CHORE_RETRY_SECONDS = 30.0, 5.0
 REMEMBERED_EVENTS = 2000
 # By these a node says that another may do better; they say nothing against the model.
 _ELSEWHERE = frozenset(
@@ -57,6 +57,7 @@ class Reconciler:
         self._restarting: dict[str, float] = {}
         self._cycles: Counter[str] = Counter()
         self._renewed: set[Spot] = set()
+        self._rests_until: dict[str, float] = {}
         self._ready: dict[str, tuple[tuple[ReplicaView, ...], tuple[ReplicaView, ...]]] = {}
 
     # requests ---------------------------------------------------------------------------------------------------------
@@ -319,7 +320,7 @@ class Reconciler:
         """Give a plan up; its job finds another if somebody waits and that can help."""
         self._close(work)
         job, node = work.job, work.plan.node
-        self.learned.failed(job.model, now)
+        self._rests_until[job.model] = now + CHORE_PAUSE_SECONDS
         if error.code == "insufficient_memory":
             job.tries[node] = job.tries.get(node, 0) + 1
             self.learned.forget([(node, job.model)])
@@ -435,6 +436,7 @@ class Reconciler:
         known = self._catalogue
         changed = {m for m in {*catalogue, *known} if catalogue.get(m) != known.get(m)}
         self.learned.forget_models(changed)
+        self._rests_until = {model: at for model, at in self._rests_until.items() if model not in changed}
         self._catalogue = catalogue
         for work in [work for works in self._works.values() for work in works]:
             if work.plan.model in changed and work.phase in ("unloading", "looking"):
@@ -491,14 +493,15 @@ class Reconciler:
     def _try_chore(self, model: str, cause: Cause, now: float) -> None:
         """Begin what a chore wants if it can begin now; nothing waits for it."""
         spec = self._catalogue[model]
-        rests = now - self.learned.failed_at.get(model, -CHORE_PAUSE_SECONDS) < CHORE_PAUSE_SECONDS
-        if model in self._jobs or rests or self._estimating(spec):
+        if model in self._jobs or now < self._rests_until.get(model, now) or self._estimating(spec):
             return
         job, situation = Job(model, cause, now, spec.priority), self.situation(now)
         placement = self._place(job, spec, situation)
         if placement.plan is not None:
             self._jobs[model] = job
             self._commit(job, placement.plan, placement, now)
+        else:
+            self._rests_until[model] = now + CHORE_RETRY_SECONDS
 
     def _renew(self, spot: Spot, reason: str, now: float) -> None:
         """Unload and load again: a plan whose victim is the replica itself."""

@@ -21,7 +21,8 @@ class ReplicaView:
     """A replica, as its node last described it.
 
     `bytes_by_device` is what it holds; `is_reserved` says of one that loads that its node has set the rest of its
-    bytes aside, so that the node's rooms are already less by them. `last_used` is in the gateway's own time.
+    bytes aside, so that the node's rooms are already less by them. `last_used` and `ready_since` are in the gateway's
+    own time, 0 if its node cannot tell.
     """
 
     model: str
@@ -38,6 +39,7 @@ class ReplicaView:
     error: str | None = None
     load_seconds: float | None = None
     last_used: float = 0.0
+    ready_since: float = 0.0
     progress: str = ""
 
     @property

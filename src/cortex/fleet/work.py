@@ -83,7 +83,12 @@ def missing_bytes(work: Work, works: Sequence[Work], node: NodeView) -> str:
 
 
 def _is_counted(work: Work, node: NodeView) -> bool:
-    """Whether the node's own figures have the bytes of *work* already: set aside while it loads, or taken."""
+    """Whether the node's own figures have the bytes of *work* already: set aside while it loads, or taken.
+
+    What is unloaded to be loaded anew is there, and does not count.
+    """
+    if work.phase not in ("loading", "confirming"):
+        return False
     replica = node.models.get(work.plan.model)
     return replica is not None and (replica.is_reserved or replica.state == "ready")
 

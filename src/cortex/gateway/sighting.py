@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cortex.fleet.fit import Room
@@ -74,12 +74,13 @@ def _replica(node: str, model: ModelInfo, former: ReplicaView | None, now: float
         queued=model.queued,
         context_tokens=model.context_tokens,
         capabilities=tuple(model.capabilities),
-        bytes_by_device=model.bytes_by_device,
+        bytes_by_device=_bytes(model),
         is_reserved=model.is_reserved,
         simulated=model.simulated,
         error=model.error,
         load_seconds=model.load_seconds,
         last_used=_last_used(model, former, now),
+        ready_since=_ready_since(model, former, now),
         progress=_progress(model.progress),
     )
     return former if former is not None and replica == former else replica
@@ -93,6 +94,20 @@ def _last_used(model: ModelInfo, former: ReplicaView | None, now: float) -> floa
     if former is not None and abs(used - former.last_used) < USE_TOLERANCE_SECONDS:
         return former.last_used
     return used
+
+
+def _ready_since(model: ModelInfo, former: ReplicaView | None, now: float) -> float:
+    """Return when the replica became ready; 0 if it is not, or its node cannot tell."""
+    if model.loaded_seconds_ago is None:
+        return 0.0
+    since = now - model.loaded_seconds_ago
+    return former.ready_since if former is not None and abs(since - former.ready_since) < USE_TOLERANCE_SECONDS else since
+
+
+def _bytes(model: ModelInfo) -> Mapping[int, int]:
+    """Return what the replica holds, with what its load has set aside and not taken yet: neither is anybody else's."""
+    held, reserved = model.bytes_by_device, model.reserved_by_device
+    return {i: held.get(i, 0) + reserved.get(i, 0) for i in {**held, **reserved}} if reserved else held
 
 
 def _progress(progress: LoadProgress | None) -> str:

@@ -32,6 +32,7 @@ class Replica:
     slots: Slots[Visit]
     state: Literal["loading", "ready", "draining"] = "loading"
     last_ended: float = 0.0
+    ready_since: float = 0.0
     cached: OrderedDict[str, int] = field(default_factory=OrderedDict)
     wakes_at: float = float("inf")
 
@@ -71,6 +72,7 @@ class Replica:
             simulated=True,
             load_seconds=None if self.state == "loading" else self.load_seconds,
             last_used=now if self.is_restless else self.last_ended,
+            ready_since=self.ready_since,
         )
 
 
@@ -105,11 +107,6 @@ class Node:
             for index, bytes_ in replica.bytes_by_device.items():
                 held[index] += bytes_
         return held
-
-    @property
-    def total_bytes(self) -> int:
-        """The memory of all devices."""
-        return sum(room.total_bytes for room in self._totals)
 
     # replicas ---------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ device holds more than it has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from cortex.core.errors import CortexError, LoadFailed, ModelNotReady, UpstreamFailed
 from cortex.core.model_spec import ModelSpec
@@ -28,8 +28,8 @@ from cortex.sim.trace import Arrival
 from cortex.sim.visit import Visit, visit_of
 from cortex.wire.engine_api import Timings, Usage
 
-# Nobody waits for so much longer than the policy lets him and the loads last, unless he was forgotten.
-FORGOTTEN_SECONDS = 3600.0
+# A request may wait for longer than the policy says, while others end and its model loads; but not for a day.
+FORGOTTEN_SECONDS = 86_400.0
 RESTART_LOOK_SECONDS = 1.0
 PROGRESS_STEPS = 2000
 
@@ -47,10 +47,8 @@ class World:
         self._poller = Poller(self.agenda, self.nodes, fleet.limits, fleet.delays, self._on_view)
         self._waiting: dict[Visit, None] = {}
         self._open = 0
-        self._arrivals: Iterable[Arrival] = iter(())
+        self._arrivals: Iterator[Arrival] = iter(())
         self._more = False
-        longest = max((b.load_seconds or 0.0 for b in fleet.behaviours.values()), default=0.0)
-        self._patience = policy.queue_seconds + FORGOTTEN_SECONDS + 10 * longest
 
     def run(self, arrivals: Iterable[Arrival], on_progress: Callable[[int], None] = lambda _: None) -> None:
         """Let *arrivals*, which are in order of time, come, and everything happen until the last has its answer.
@@ -83,7 +81,7 @@ class World:
         self.agenda.after(self._delays.tick_seconds, self._tick)
         self.reconciler.tick(self.agenda.now)
         oldest = next(iter(self._waiting), None)
-        if oldest is not None and self.agenda.now - oldest.arrived > self._patience:
+        if oldest is not None and self.agenda.now - oldest.arrived > self._policy.queue_seconds + FORGOTTEN_SECONDS:
             job = self.reconciler.job(oldest.model)
             why = "nothing is done about it" if job is None else job.held or f"its job is at {job.work}"
             raise SimulationError(f"a request for {oldest.model} waits since {oldest.arrived:.3f} s: {why}")
@@ -91,7 +89,7 @@ class World:
     # requests ---------------------------------------------------------------------------------------------------------
 
     def _expect(self) -> None:
-        arrival = next(iter(self._arrivals), None)
+        arrival = next(self._arrivals, None)
         if arrival is None:
             self._more = False
         else:
@@ -237,7 +235,7 @@ class World:
         if failure:
             node.remove(replica)
         else:
-            replica.state, replica.last_ended = "ready", self.agenda.now
+            replica.state, replica.last_ended, replica.ready_since = "ready", self.agenda.now, self.agenda.now
         self._changed(node)
         self._tell_loaded((node.name, replica.model), LoadFailed(failure) if failure else None)
 
