@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # pip itself is among what is installed: one before 24.1 cannot tell how far the download of a model is.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt pip
 
-.PHONY: run test test-unit lint bench clean
+.PHONY: run test test-unit lint bench drive clean
 
 run: $(VENV)/installed
 	@$(BIN)/cortex up
@@ -25,6 +25,16 @@ lint: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python bench/overhead.py
+	$(BIN)/python bench/route.py
+	$(BIN)/python bench/place.py
+	$(BIN)/python bench/polling.py
+	$(BIN)/python bench/translate.py
+	$(BIN)/python bench/keys.py
+	$(BIN)/python bench/simulate.py
+
+# A fleet of three neurons under ten minutes of mixed load: nothing may be lost.
+drive: $(VENV)/installed-dev
+	$(BIN)/python bench/drive.py --minutes 10
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
