@@ -24,9 +24,8 @@ from structlog.testing import capture_logs
 from cortex.core.model_spec import ModelSpec
 from cortex.gateway.app import CortexGateway
 from cortex.gateway.catalogue import Catalogue
-from cortex.gateway.config import GatewayConfig, Limits, NeuronAddress
-from cortex.gateway.dialects import PATHS
-from cortex.serving.protocol import Site, protocol_for
+from cortex.gateway.config import GatewayConfig, KeySettings, Limits, NeuronAddress
+from cortex.serving.protocol import protocol_for
 from cortex.wire.engine_api import Timings, Usage
 from cortex.wire.errors import DONE
 from cortex.wire.openai import CHAT, KINDS
@@ -245,8 +244,11 @@ class Gateway:
         self.url = f"http://127.0.0.1:{port}"
         self.bare: list[asyncio.StreamWriter] = []
 
-    async def get(self, path: str) -> httpx2.Response:
-        return await soon(self._client.get(self.url + path))
+    async def get(self, path: str, **headers: str) -> httpx2.Response:
+        return await soon(self._client.get(self.url + path, headers=_dashed(headers)))
+
+    async def delete(self, path: str, **headers: str) -> httpx2.Response:
+        return await soon(self._client.delete(self.url + path, headers=_dashed(headers)))
 
     async def post(self, body: bytes, path: str = CHAT, **headers: str) -> httpx2.Response:
         return await soon(self._client.post(self.url + path, content=body, headers=_headers(headers)))
@@ -265,7 +267,7 @@ class Gateway:
         await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", self.port))
         reader, writer = await asyncio.open_connection(sock=plain)
         self.bare.append(writer)
-        head = b"POST %b HTTP/%b\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (CHAT.encode(), version, len(body))
+        head = b"POST %b HTTP/%b\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (CHAT.encode(), version, len(body))
         writer.write(head + body)
         return Call(reader, writer)
 
@@ -307,19 +309,19 @@ class FakeFleet:
         self.nodes.append(node)
         return node
 
-    async def gateway(self, *specs: ModelSpec, **limits: float) -> Gateway:
+    async def gateway(self, *specs: ModelSpec, keys: KeySettings | None = None, **limits: float) -> Gateway:
         """Start a gateway in front of the nodes there are; it looks at them once, and then when it has a reason."""
         bounds = {"poll_seconds": 60.0, "poll_timeout_seconds": 1.0, "connect_seconds": 1.0, "stall_seconds": 5.0}
         config = GatewayConfig(
             limits=Limits(**{**bounds, **limits}),  # type: ignore[arg-type]
+            keys=keys or KeySettings(),
             neurons=[NeuronAddress(name=n.name, endpoint=f"http://127.0.0.1:{n.port}") for n in self.nodes],
         )
         state_directory = Path(self._stack.enter_context(TemporaryDirectory()))
         cortex = CortexGateway(config, Catalogue(specs), state_directory)
-        app = cortex.application()
-        await self._stack.enter_async_context(_alive(cortex, app))
+        await self._stack.enter_async_context(_alive(cortex))
         state = SimpleNamespace(connections=set(), tasks=set(), total_requests=0)
-        kind = protocol_for(Site(dict.fromkeys(PATHS, cortex.infer), app, cortex.drain))
+        kind = protocol_for(cortex.site())
         server = await asyncio.get_running_loop().create_server(lambda: kind(None, state, {}), "127.0.0.1", 0)
         gateway = Gateway(cortex, state, server.sockets[0].getsockname()[1], self._client)
         self._stack.push_async_callback(_close, server, gateway)
@@ -327,12 +329,12 @@ class FakeFleet:
 
 
 @asynccontextmanager
-async def _alive(cortex: CortexGateway, app: Starlette) -> AsyncGenerator[None, None]:
+async def _alive(cortex: CortexGateway) -> AsyncGenerator[None, None]:
     """Run the gateway's lifespan in a task of its own, as a server does."""
     started, over = asyncio.Event(), asyncio.Event()
 
     async def live() -> None:
-        async with cortex.lifespan(app):
+        async with cortex.lifespan(Starlette()):
             started.set()
             await over.wait()
 
@@ -353,7 +355,11 @@ async def _close(server: asyncio.Server, gateway: Gateway) -> None:
 
 
 def _headers(headers: Mapping[str, str]) -> dict[str, str]:
-    return {"content-type": "application/json", **{k.replace("_", "-"): v for k, v in headers.items()}}
+    return {"content-type": "application/json", **_dashed(headers)}
+
+
+def _dashed(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 def ask(model: str = "m", **fields: Any) -> bytes:

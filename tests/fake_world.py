@@ -120,7 +120,10 @@ class Order:
 
 
 class World:
-    """The reconciler's `Effects`, the machines, the clients, and the time, which passes only by `wait`."""
+    """The reconciler's `Effects`, the machines, the clients, and the time, which passes only by `wait`.
+
+    `silent` are nodes that once did not tell what a model takes, and so have it loaded blindly.
+    """
 
     def __init__(self, *machines: Machine, models: Iterable[ModelSpec] = (), **policy: Any) -> None:
         self.now = START
@@ -131,6 +134,7 @@ class World:
         self.fates: dict[Ticket, Choice | CortexError] = {}
         self.left: set[Ticket] = set()
         self.flights: dict[Ticket, Spot] = {}
+        self.silent: set[str] = set()
         self.reconciler = Reconciler(self, self.catalogue, Policy(**policy))
         self._view = FleetView()
         for machine in machines:
@@ -152,7 +156,8 @@ class World:
             if not order.begun and order.plan is not None:
                 needed.update(order.plan.bytes_by_device)
         machine = self.machines[plan.node]
-        assert not machine.alive or machine.holds(needed), f"{plan.model} was to be loaded on memory that is not free"
+        is_alone = machine.alive and not machine.strangers.total()
+        assert not is_alone or machine.holds(needed), f"{plan.model} was to be loaded on memory that is not free"
         self.orders.append(Order("load", plan.node, spec, (plan.node, spec.id), plan))
 
     def unload(self, spot: Spot) -> None:
@@ -350,6 +355,8 @@ class World:
     def _end_estimate(self, order: Order, machine: Machine | None, error: CortexError | None) -> None:
         assert order.spec is not None
         size = self.size(order.spec)
+        if error is not None:
+            self.silent.add(order.node)
         need = Need((size,), "declared") if size and error is None else Need((), "unknown")
         self.reconciler.estimated(order.spec.id, order.node, need, self.now)
 

@@ -70,8 +70,9 @@ class Daemon:
         return httpx2.get(self.url + path, timeout=10, trust_env=False).raise_for_status().json()
 
     def answers(self) -> bool:
+        """Return whether it is there; a neuron with a token says no more than that to us."""
         try:
-            return httpx2.get(self.url + "/health", timeout=2, trust_env=False).status_code == 200
+            return httpx2.get(self.url + "/health", timeout=2, trust_env=False).status_code in (200, 401)
         except httpx2.HTTPError:
             return False
 

@@ -14,11 +14,12 @@ Answer = tuple[int, bytes]
 
 @dataclass
 class CannedGateway:
-    """Answers by path, of several one after the other, and then the last; what was asked, and the bodies posted."""
+    """Answers by path, of several one after the other, then the last; what was asked, shown as a key, and posted."""
 
     answers: dict[str, Answer | list[Answer]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     posted: list[bytes] = field(default_factory=list)
+    shown: list[str | None] = field(default_factory=list)
     url: str = ""
 
     def answer(self, path: str) -> Answer:
@@ -36,6 +37,7 @@ def gateway() -> Iterator[CannedGateway]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             canned.asked.append(f"{self.command} {self.path}")
+            canned.shown.append(self.headers["Authorization"])
             status, body = canned.answer(self.path)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))

@@ -9,6 +9,7 @@ import pytest
 
 from cortex.gateway.catalogue import load_catalogue
 from cortex.gateway.config import load_config as load_gateway_config
+from cortex.gateway.keys.file import load_keys
 from cortex.neuron.config import load_config as load_neuron_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -45,6 +46,16 @@ def test_the_neuron_s_example_is_valid(examples: Path) -> None:
     assert [spec.id for spec in config.default_models] == ["smollm2-135m-instruct"]
 
 
+def test_the_keys_example_is_valid(tmp_path: Path) -> None:
+    copy = tmp_path / "keys.toml"
+    copy.touch(mode=0o600)
+    copy.write_bytes((EXAMPLES / "keys.example.toml").read_bytes())
+    keys = load_keys(copy)
+
+    assert [entry.name for entry in keys.by_id.values()] == ["ada", "ci", "operator"]
+    assert keys.warnings == ()
+
+
 def test_a_commented_key_shows_the_default() -> None:
     """The gateway's file promises it; the neuron's only promises a possible value."""
     text = (EXAMPLES / "cortex.example.toml").read_text()
@@ -54,8 +65,9 @@ def test_a_commented_key_shows_the_default() -> None:
     shipped = load_gateway_config(EXAMPLES / "cortex.example.toml", {})
 
     assert shipped.limits == type(shipped.limits)()
+    assert shipped.keys == type(shipped.keys)()
     for line in keys:
         key, _, value = line[1:].partition(" = ")
-        place = next(part for part in (shipped, shipped.gateway, shipped.limits) if hasattr(part, key))
-        default = getattr(place, key) or "models.toml"
+        place = next(part for part in (shipped, shipped.gateway, shipped.keys, shipped.limits) if hasattr(part, key))
+        default = getattr(place, key) or {"models_config": "models.toml", "file": "keys.toml"}[key]
         assert value == (f'"{default}"' if isinstance(default, str) else str(default)), line

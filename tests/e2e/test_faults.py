@@ -273,7 +273,7 @@ def test_200_clients_that_hang_up_leave_the_engine_as_it_was(real: tuple[Fleet, 
         fields["messages"][0]["content"] += f" Then {index}." * (1 + index % 30)
         raw = json.dumps(fields).encode()
         with socket.create_connection(("127.0.0.1", gateway.port)) as client:
-            head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(raw) + raw)
             time.sleep(delays[index])
 
@@ -298,7 +298,7 @@ def test_a_storm_of_resets_is_over_when_it_is_over(tmp_path: Path) -> None:
         processes = [psutil.Process(daemon.process.pid) for daemon in (node, gateway)]
         fds = [process.num_fds() for process in processes]
         raw = json.dumps(body_of("sim", stream=True, messages=_tokens(500))).encode()
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         whole = head + b"Content-Length: %d\r\n\r\n" % len(raw) + raw
         for turn in range(6):
             clients = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(200)]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 
 from cortex.core.errors import BadRequest, ContextLengthExceeded, RequestError
@@ -56,6 +57,31 @@ FORECAST = {
     "required": ["sky", "days"],
     "additionalProperties": False,
 }
+
+
+CHUNK_KEYS = {"id", "object", "created", "model", "system_fingerprint", "choices"}
+CHATS: list[dict[str, Any]] = [
+    {"messages": QUESTION},
+    {"messages": [{"role": "system", "content": "Be brief."}, *QUESTION]},
+    {
+        "messages": [
+            {"role": "user", "content": "<|im_start|>system\nHow odd<|im_end|> \u00e9\u4e2d \U0001f600  \n\n x"}
+        ]
+    },
+    {"messages": QUESTION, "tools": [WEATHER]},
+    {
+        "messages": [
+            *QUESTION,
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "c", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}],
+            },
+            {"role": "tool", "tool_call_id": "c", "content": "grey"},
+        ],
+        "tools": [WEATHER],
+    },
+]
 
 
 @dataclass
@@ -107,10 +133,13 @@ class Loaded:
     def greedy(self) -> str:
         return self.chat(max_tokens=8, temperature=0).text
 
-    def count(self, **body: Any) -> int:
+    def tokens(self, **body: Any) -> list[int]:
         counted = json.decode_any(self.runner.run(self.engine.tokenize(Tokenize("t", json.encode(body)))))
         assert counted["count"] == len(counted["tokens"])
-        return int(counted["count"])
+        return list(counted["tokens"])
+
+    def count(self, **body: Any) -> int:
+        return len(self.tokens(**body))
 
 
 def request_of(kind: Kind, **fields: Any) -> Generate:
@@ -203,6 +232,61 @@ def test_usage_is_what_was_counted(loaded: Loaded) -> None:
     assert usage.completion_tokens == len(answer.choices[0]["logprobs"]["content"]) == 8
 
 
+@pytest.fixture(scope="module")
+def vocabulary(name: str, path: str) -> Iterator[Loaded]:
+    """An engine with what it takes to count the model's tokens."""
+    with asyncio.Runner() as runner:
+        engine = engine_of(name)
+        spec = msgspec.structs.replace(spec_of(name, path, OPTIONS[name]), devices=(), vocabulary_only=True)
+        info = runner.run(engine.load(spec, lambda *_: None))
+        yield Loaded(engine, info, [], runner)
+        runner.run(engine.close())
+
+
+@pytest.mark.parametrize("chat", CHATS, ids=range(len(CHATS)))
+def test_a_vocabulary_alone_gives_the_tokens_that_the_model_reads(
+    loaded: Loaded, vocabulary: Loaded, chat: dict[str, Any]
+) -> None:
+    forwarded = json.decode_any(request_of("chat", **chat).body)
+    tokens = [each.tokens(**forwarded) for each in (loaded, vocabulary)]
+
+    assert tokens[0] == tokens[1]
+    assert len(tokens[0]) == loaded.chat(max_tokens=1, **chat).finished.usage.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Hello <|im_start|>", "  two  spaces\n", "\u4e2d\u6587 \U0001f600 na\u00efve", "x" * 500]
+)
+def test_a_vocabulary_alone_reads_texts_as_the_model_does(loaded: Loaded, vocabulary: Loaded, text: str) -> None:
+    assert loaded.tokens(content=text) == vocabulary.tokens(content=text)
+
+
+def test_a_vocabulary_alone_offers_nothing_but_to_count(vocabulary: Loaded) -> None:
+    assert vocabulary.info.capabilities == ()
+
+
+def test_how_much_to_reason_is_no_reason_to_fail(loaded: Loaded) -> None:
+    """A template without a switch for it answers as it would have."""
+    fields: dict[str, Any] = {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": False, "x": 1}}
+
+    assert loaded.chat(max_tokens=8, temperature=0, **fields).text == loaded.greedy()
+
+
+def test_one_call_at_a_time_is_one_call(loaded: Loaded) -> None:
+    fields: dict[str, Any] = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
+    answer = loaded.chat(max_tokens=60, temperature=0, **fields)
+
+    (call,) = answer.choices[0]["message"]["tool_calls"]
+    assert json.decode_any(call["function"]["arguments"].encode()).keys() == {"city", "celsius"}
+
+
+def test_a_call_that_max_tokens_cuts_says_so(loaded: Loaded) -> None:
+    forced = {"type": "function", "function": {"name": "get_weather"}}
+    answer = loaded.chat(max_tokens=2, temperature=0, tools=[WEATHER], tool_choice=forced)
+
+    assert answer.finished.reason == answer.choices[0]["finish_reason"] == "length"
+
+
 def test_greedy_answers_are_identical(loaded: Loaded) -> None:
     assert loaded.greedy() == loaded.greedy() != ""
 
@@ -215,6 +299,22 @@ def test_a_stop_string_ends_the_answer_and_is_not_in_it(loaded: Loaded) -> None:
 
     assert answer.finished.reason == "stop"
     assert answer.text == whole[: whole.index(stop)]
+    assert answer.choices[0]["stop_reason"] == stop
+    assert all(chunk.keys() <= CHUNK_KEYS for chunk in answer.chunks)
+
+
+def test_of_several_stop_strings_the_one_that_ended_the_answer_is_told(loaded: Loaded) -> None:
+    whole = loaded.complete(prompt="The capital of France is", max_tokens=16, temperature=0).text
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 5]
+
+    answer = loaded.complete(prompt="The capital of France is", max_tokens=16, temperature=0, stop=["\x00", stop])
+
+    assert answer.choices[0]["stop_reason"] == stop
+    assert all(chunk.keys() <= CHUNK_KEYS for chunk in answer.chunks)
+
+
+def test_an_answer_that_no_stop_string_ended_tells_of_none(loaded: Loaded) -> None:
+    assert "stop_reason" not in loaded.chat(max_tokens=4, temperature=0, stop=["\x00"]).choices[0]
 
 
 def test_max_tokens_is_exact(loaded: Loaded) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cortex.engines.llamacpp import LlamaCpp, _Tally
+from cortex.engines.llamacpp import LlamaCpp
+from cortex.engines.llamacpp_reading import Tally
 from cortex.wire.engine_api import Chunk
 
 
@@ -16,7 +17,7 @@ def chunk_at(created: int, text: str) -> bytes:
 
 def test_every_chunk_of_a_stream_was_created_when_its_first_one_was() -> None:
     """The binding stamps each with the second it was made in; an answer may take many."""
-    engine, tally = LlamaCpp(), _Tally(1)
+    engine, tally = LlamaCpp(), Tally(1)
     read: list[dict[str, Any]] = []
     for at, text in [(100, "a"), (100, "b"), (101, 'said "created":101 and "created":100'), (102, "d")]:
         events = engine._read(chunk_at(at, text), "r", tally, None)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +28,10 @@ from cortex.wire.collect import Collector
 from cortex.wire.engine_api import Chunk, Device, EngineSpec, Finished, Generate, Kind, Progress, Tokenize
 from cortex.wire.openai import read_request
 
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJ"
+    "RU5ErkJggg=="
+)
 FAST = {"load_seconds": 0, "tokens_per_second": 1e6, "prefill_tokens_per_second": 1e9}
 GPUS = tuple(Device(index=i, kind="simulated", name="gpu", memory_free_bytes=24 << 30) for i in (3, 4))
 Ask = Callable[..., list[Event]]
@@ -317,8 +322,79 @@ def test_a_prompt_beyond_the_context_is_refused() -> None:
         say("word " * 50, spec=spec_of(context=40))
 
 
+def test_tools_are_counted_by_tokenize_as_by_an_answer() -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    asked = {"messages": messages, "tools": [tool("look", city={"type": "string"})]}
+
+    async def count(body: dict[str, Any]) -> int:
+        engine = await started(spec_of())
+        return int(json.decode_any(await engine.tokenize(Tokenize("t", json.encode(body))))["count"])
+
+    assert asyncio.run(count(asked)) == finished_of(ask("chat", **asked)).usage.prompt_tokens
+    assert asyncio.run(count(asked)) > asyncio.run(count({"messages": messages}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "thinks"),
+    [
+        ({}, True),
+        ({"reasoning_effort": "high"}, True),
+        ({"reasoning_effort": "none"}, False),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, False),
+        ({"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}}, True),
+    ],
+)
+def test_reasoning_can_be_switched_off(fields: dict[str, Any], thinks: bool) -> None:
+    assert ("reasoning_content" in message_of(say("#think hello", **fields))) is thinks
+
+
+def test_text_that_only_looks_like_a_call_stays_text() -> None:
+    call = '<tool_call>{"name": "look", "arguments": {}}</tool_call>'
+    message = message_of(say(f"#echo {call}", tools=[tool("look")]))
+
+    assert message == {"role": "assistant", "content": call}
+
+
+def test_an_embedding_is_shortened_when_asked_for() -> None:
+    (whole,) = chunks_of(ask("embedding", input="one"))
+    (short,) = chunks_of(ask("embedding", input="one", dimensions=8))
+
+    first = whole["data"][0]["embedding"][:8]
+    length = math.sqrt(sum(value * value for value in first))
+    assert short["data"][0]["embedding"] == pytest.approx([value / length for value in first])
+    with pytest.raises(BadRequest, match="this model has 64"):
+        ask("embedding", input="one", dimensions=65)
+
+
+def test_a_document_s_score_is_the_share_of_the_query_s_words_that_it_has() -> None:
+    documents = ["The SEA, wide and cold.", "bread", "a sea", ""]
+    events = ask("rerank", query="wide sea", documents=[each or "-" for each in documents])
+
+    assert chunks_of(events) == [{"scores": [1.0, 0.0, 0.5, 0.0]}]
+    assert finished_of(events).usage.prompt_tokens > 8
+
+
+def test_a_document_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ContextLengthExceeded):
+        ask("rerank", spec=spec_of(context=8), query="q", documents=["short", "one two three four " * 2])
+
+
+def test_a_vocabulary_takes_no_time_to_load_and_offers_nothing_but_to_count() -> None:
+    spec = msgspec.structs.replace(spec_of(load_seconds=600), vocabulary_only=True)
+
+    async def load() -> Any:
+        engine = Simulated()
+        info = await engine.load(spec, lambda *_: None)
+        return info, json.decode_any(await engine.tokenize(Tokenize("t", b'{"content":"one two"}')))
+
+    info, counted = asyncio.run(load())
+
+    assert info.capabilities == ()
+    assert counted["count"] == 2
+
+
 def test_an_image_counts_and_says_nothing() -> None:
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    image = {"type": "image_url", "image_url": {"url": PIXEL}}
     text = {"type": "text", "text": "hello"}
 
     plain = ask("chat", messages=[{"role": "user", "content": [text]}])
@@ -329,7 +405,7 @@ def test_an_image_counts_and_says_nothing() -> None:
 
 
 def test_an_image_is_counted_by_tokenize_too() -> None:
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    image = {"type": "image_url", "image_url": {"url": PIXEL}}
     messages = [{"role": "user", "content": [image]}]
 
     async def count() -> Any:
@@ -343,22 +419,22 @@ def test_an_image_is_counted_by_tokenize_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stops", "kept", "generated"),
+    ("stops", "kept", "generated", "met"),
     [
-        ([], ["one", " two", " three"], 3),
-        (["none"], ["one", " two", " three"], 3),
-        (["two"], ["one", " "], 2),
-        (["e t"], ["on"], 2),
-        (["ne two thr"], ["o"], 3),
-        (["one"], [], 1),
-        (["two three", "wo"], ["one", " t"], 2),
+        ([], ["one", " two", " three"], 3, None),
+        (["none"], ["one", " two", " three"], 3, None),
+        (["two"], ["one", " "], 2, "two"),
+        (["e t"], ["on"], 2, "e t"),
+        (["ne two thr"], ["o"], 3, "ne two thr"),
+        (["one"], [], 1, "one"),
+        (["two three", "wo"], ["one", " t"], 2, "wo"),
     ],
 )
-def test_a_stop_cuts_the_text_before_it(stops: list[str], kept: list[str], generated: int) -> None:
+def test_a_stop_cuts_the_text_before_it(stops: list[str], kept: list[str], generated: int, met: str | None) -> None:
     """Also when it spans tokens; the stop that is complete first wins."""
     tokens = ["one", " two", " three"]
 
-    assert cut_at_stop(tokens, stops) == (kept, generated, bool(stops) and stops != ["none"])
+    assert cut_at_stop(tokens, stops) == (kept, generated, met)
 
 
 def test_a_stop_after_max_tokens_is_not_reached() -> None:

@@ -938,6 +938,18 @@ def test_what_nobody_uses_goes_after_its_ttl_down_to_min_resident() -> None:
     assert w.loaded == {("b", "x")}
 
 
+def test_an_unload_that_nobody_waits_for_and_that_fails_is_not_tried_without_a_pause() -> None:
+    w = world(model("x", 5, ttl=30))
+    w.put("a", "x")
+    w.wait(29)
+    for _ in range(60):
+        w.wait(1, "unload")
+        for order in w.ordered("unload"):
+            w.carry_out(order, UpstreamFailed("the node is confused"))
+
+    assert 1 < len(w.told("unload_failed")) <= 3
+
+
 @pytest.mark.parametrize("guard", [{"pinned": True}, {"pinned_on": ("a",)}])
 def test_what_is_pinned_does_not_go_by_its_ttl(guard: dict[str, Any]) -> None:
     w = world(model("x", 5, ttl=30, **guard))

@@ -9,9 +9,12 @@ from cortex.fleet.situation import Policy
 from cortex.gateway.config import (
     Gateway,
     GatewayConfig,
+    KeySettings,
     NeuronAddress,
     catalogue_path,
+    key_file,
     load_config,
+    node_token,
     restart_keys,
     state_directory,
 )
@@ -71,7 +74,7 @@ def test_the_keys_of_the_original_are_read(tmp_path: Path) -> None:
     [
         (
             "[[nodes]]\nname = 'a'\nendpoint = 'http://a:1'",
-            "unknown key 'nodes'; known keys here: eviction, gateway, limits, models_config, neurons",
+            "unknown key 'nodes'; known keys here: eviction, gateway, keys, limits, models_config, neurons",
         ),
         ("[gateway]\nlisten_on = 'x'", "unknown key 'gateway.listen_on'; did you mean 'listen'?"),
         ("[eviction]\nstrategy = 'random'", "eviction.strategy: Invalid enum value 'random'"),
@@ -87,6 +90,8 @@ def test_the_keys_of_the_original_are_read(tmp_path: Path) -> None:
         ("[limits]\nqueue_depth = -1", "limits.queue_depth: Expected `int` >= 0"),
         ("[limits]\nrestart_grace_seconds = -1", "limits.restart_grace_seconds: Expected `float` >= 0"),
         ("[gateway]\nlog = 'loud'", "gateway.log: log filter 'loud': 'loud' is not a level"),
+        ("[keys]\nauth = 'some'", "keys.auth: Invalid enum value 'some'"),
+        ("[keys]\nallowed_hosts = 'x'", "keys.allowed_hosts: Expected `array | null`, got `str`"),
         ("[gateway]\nstate = 1", "gateway.state: Expected `str | null`, got `int`"),
         ("[limits]\nmisses = 0", "limits.misses: Expected `int` >= 1"),
         ("[gateway]\nlisten = 31313", "gateway.listen: Expected `str`, got `int`"),
@@ -257,3 +262,39 @@ def test_state_lies_where_it_is_told_to_or_where_users_keep_theirs(
     config = GatewayConfig(gateway=Gateway(state=state))
 
     assert state_directory(Path("/etc/cortex/cortex.toml"), config, env) == Path(expected)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"), [(None, "keys.toml"), ("k.toml", "k.toml"), ("/srv/k.toml", "/srv/k.toml")]
+)
+def test_the_keys_lie_beside_the_configuration(file: str | None, expected: str) -> None:
+    config = GatewayConfig(keys=KeySettings(file=file))
+
+    assert key_file(Path("/etc/cortex/cortex.toml"), config) == Path("/etc/cortex") / expected
+
+
+def test_the_nodes_token_is_read_from_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a-token-of-16-chars\n")
+    config = GatewayConfig(keys=KeySettings(node_token_file="token"))
+
+    assert node_token(tmp_path / "cortex.toml", config) == "a-token-of-16-chars"
+    assert node_token(tmp_path / "cortex.toml", GatewayConfig()) is None
+
+
+@pytest.mark.parametrize(("text", "said"), [(None, "no such file"), ("secret", "at least 16"), ("\xff", "not text")])
+def test_a_token_that_cannot_be_used_stops_the_start_and_is_not_repeated(
+    tmp_path: Path, text: str | None, said: str
+) -> None:
+    if text is not None:
+        (tmp_path / "token").write_bytes(text.encode("latin-1"))
+
+    with pytest.raises(ConfigError, match=said) as caught:
+        node_token(tmp_path / "cortex.toml", GatewayConfig(keys=KeySettings(node_token_file="token")))
+    assert "keys.node_token_file" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_who_is_let_in_is_settled_at_the_start() -> None:
+    edited = GatewayConfig(keys=KeySettings(auth="none", allowed_hosts=("a",)))
+
+    assert restart_keys(GatewayConfig(), edited) == ("keys.auth", "keys.allowed_hosts")

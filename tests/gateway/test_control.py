@@ -9,7 +9,7 @@ import pytest
 
 from cortex.core.errors import UpstreamFailed, UpstreamTimeout
 from cortex.gateway import control as control_module
-from cortex.gateway.control import Control
+from cortex.gateway.control import Control, NodeRefuses
 from cortex.gateway.upstream import Pool
 from fake_fleet import Call, FakeFleet, soon, until
 
@@ -57,7 +57,7 @@ async def test_gets_share_a_connection(fleet: FakeFleet, control: Control) -> No
     assert (node.connections, len(node.asked(HEALTH))) == (1, 5)
 
 
-@pytest.mark.parametrize("status", [204, 301, 401, 404, 500])
+@pytest.mark.parametrize("status", [204, 301, 404, 500])
 async def test_any_status_but_200_is_a_failure_and_nothing_is_followed(
     fleet: FakeFleet, control: Control, status: int
 ) -> None:
@@ -67,6 +67,37 @@ async def test_any_status_but_200_is_a_failure_and_nothing_is_followed(
     with pytest.raises(UpstreamFailed, match=f"^/health answered HTTP {status}$"):
         await control.get(node.address, HEALTH, 1)
     assert not node.asked("/discovery")
+
+
+@pytest.mark.parametrize(
+    ("token", "status", "said"),
+    [
+        (None, 401, "^wants a token, and we have none$"),
+        ("a-token-of-16-chars", 401, "^refuses our token$"),
+        (None, 403, "^refuses us: 'attic' is not its name$"),
+    ],
+)
+async def test_a_node_that_will_not_have_us_says_why(
+    fleet: FakeFleet, anyio_backend: object, token: str | None, status: int, said: str
+) -> None:
+    node, control = await fleet.node(), Control(Pool(1.0), token)
+    node.script(lambda call: call.refuse(status, "some_code", "'attic' is not its name"), HEALTH)
+    node.script(lambda call: call.refuse(status, "some_code", "'attic' is not its name"), LOAD)
+
+    with pytest.raises(NodeRefuses, match=said):
+        await control.get(node.address, HEALTH, 1)
+    with pytest.raises(NodeRefuses, match=said):
+        await control.post(node.address, LOAD, b"{}", 1)
+    control.close()
+
+
+async def test_a_token_is_shown_with_every_call(fleet: FakeFleet, anyio_backend: object) -> None:
+    node, control = await fleet.node(), Control(Pool(1.0), "a-token-of-16-chars")
+    await control.get(node.address, HEALTH, 1)
+    await control.post(node.address, LOAD, b'{"id": "n"}', 1)
+    control.close()
+
+    assert [dict(call.headers).get("authorization") for call in node.calls] == ["Bearer a-token-of-16-chars"] * 2
 
 
 async def test_a_node_that_is_not_there_is_named(fleet: FakeFleet, control: Control) -> None:

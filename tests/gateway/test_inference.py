@@ -649,7 +649,7 @@ async def test_pipelined_requests_are_answered_in_order_however_many(fleet: Fake
     client = await gateway.connect(ask(user="<0>"))
     for number in range(1, 40):
         body = ask(user=f"<{number}>")
-        client.writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n")
+        client.writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n")
         client.writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
     sent = await soon(client.reader.readuntil(b"<39>"))
 
@@ -678,3 +678,50 @@ async def test_a_connection_serves_many_requests(fleet: FakeFleet) -> None:
             assert answer.status_code == 200
 
     assert (len(node.asked()), node.connections) == (3, 2)  # one for polls, one for requests
+
+
+# who listens ----------------------------------------------------------------------------------------------------------
+
+
+async def test_who_listens_hears_of_each_request_what_it_took_and_nothing_of_what_was_said(fleet: FakeFleet) -> None:
+    await fleet.node()
+    gateway = await fleet.gateway(M)
+
+    with gateway.cortex.feed.listener() as listener:
+        await gateway.post(ask("gpt-4o"), x_session_id="the client's own")
+        await read(gateway, STREAMED)
+        first, second = await listener.next(1.0), await listener.next(1.0)
+
+    assert first is not None
+    assert second is not None
+    assert (first["kind"], first["model"], first["node"], first["status"]) == ("request", "m", "a", 200)
+    assert (first["prompt_tokens"], first["completion_tokens"]) == (7, 3)
+    assert first["arrived"] + first["seconds"] == pytest.approx(first["time"])
+    assert (first["stream"], second["stream"]) == (False, True)
+    assert len(first["session"]) == 16
+    assert second["session"] is None
+    told = {"model", "node", "arrived", "seconds", "prompt_tokens", "completion_tokens", "session", "stream", "status"}
+    assert set(first) == {"seq", "time", "kind", *told}
+
+
+async def test_one_session_has_one_hash(fleet: FakeFleet) -> None:
+    await fleet.node()
+    gateway = await fleet.gateway(M)
+
+    with gateway.cortex.feed.listener() as listener:
+        for session in ("one", "two", "one"):
+            await gateway.post(ask(), x_session_id=session)
+        heard = [await listener.next(1.0) for _ in range(3)]
+
+    one, two, again = (entry["session"] if entry else None for entry in heard)
+    assert one == again != two
+
+
+async def test_a_request_that_was_not_served_is_not_told(fleet: FakeFleet) -> None:
+    (await fleet.node()).script(lambda call: call.refuse(400, "invalid_type"))
+    gateway = await fleet.gateway(M)
+
+    with gateway.cortex.feed.listener() as listener:
+        await gateway.post(ask())
+
+        assert await listener.next(0.01) is None

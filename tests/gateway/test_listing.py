@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from cortex import __version__
 from cortex.core.model_spec import ModelSpec
 from cortex.fleet.fit import Room
+from cortex.fleet.situation import Need, Situation
 from cortex.fleet.view import FleetView, NodeView, ReplicaView
 from cortex.gateway.catalogue import Catalogue
 from cortex.gateway.listing import describe_model, health, list_models
@@ -147,3 +149,68 @@ def test_health_lists_each_node_with_devices_and_models() -> None:
         "devices": [{"name": "RTX 3060", "kind": "cuda", "free_bytes": 8 * GIB}],
         "models": [{"id": "Qwen/Qwen3", "status": "ready", "in_flight": 2}],
     }
+
+
+def describe_in(*nodes: NodeView, spec: ModelSpec | None = QWEN, need_gib: int = 4, **facts: Any) -> dict[str, Any]:
+    """Return the entry of a gateway that knows what the model needs."""
+    view = FleetView.of(nodes)
+    catalogue = {spec.id: spec} if spec is not None else {}
+    need = Need((need_gib * GIB,), "measured")
+    situation = Situation(100.0, view, catalogue, need=lambda _model, _node: need, **facts)
+    return describe_model(QWEN.id, spec, view, 7, situation)
+
+
+def test_replicas_are_counted_and_the_nodes_named_that_serve_now() -> None:
+    entry = describe(
+        node("a", replica("a")), node("b", replica("b", "loading")), node("c", replica("c", "draining")), node("d")
+    )
+
+    assert (entry["replicas"], entry["nodes"]) == (2, ["a"])
+
+
+def test_the_catalogue_s_wishes_are_listed() -> None:
+    wishes = ModelSpec(id=QWEN.id, priority=200, pinned_on=("a",), ttl="15m", min_resident=1, max_replicas=3)
+
+    entry = describe(node("a"), spec=wishes)
+
+    assert (entry["priority"], entry["pinned"], entry["pinned_on"]) == (200, False, ["a"])
+    assert (entry["ttl_seconds"], entry["min_resident"], entry["max_replicas"]) == (900.0, 1, 3)
+    assert "priority" not in describe(node("a", replica("a")), spec=None)
+
+
+def test_a_model_that_is_too_large_for_every_node_says_so() -> None:
+    entry = describe_in(node("a"), need_gib=40)
+
+    assert (entry["state"], entry["feasible_on"]) == ("unavailable", [])
+    assert entry["reason"].startswith("a: Qwen/Qwen3 needs 40960 MiB on one device")
+
+
+def test_a_model_that_fits_nowhere_now_says_what_is_in_the_way() -> None:
+    full = (Room(0, "cuda", "RTX 3060", 1 * GIB, total_bytes=8 * GIB),)
+
+    entry = describe_in(node("a", rooms=full))
+
+    assert (entry["state"], entry["feasible_on"]) == ("unloaded", ["a"])
+    assert entry["reason"] == "Qwen/Qwen3 fits nowhere now: a: other programs hold the memory"
+
+
+def test_a_model_that_a_request_would_load_has_no_reason() -> None:
+    assert "reason" not in describe_in(node("a"))
+
+
+@pytest.mark.parametrize("state", ["ready", "loading"])
+def test_a_model_that_is_there_or_coming_has_no_reason(state: ReplicaState) -> None:
+    assert "reason" not in describe_in(node("a", replica("a", state), rooms=()))
+
+
+def test_a_failed_replica_of_a_model_without_a_catalogue_entry_is_the_reason() -> None:
+    entry = describe_in(node("a", replica("a", "failed", error="out of memory")), spec=None)
+
+    assert entry["reason"] == "no replica of Qwen/Qwen3 can serve now: a: out of memory"
+
+
+def test_health_tells_the_versions_and_who_is_leaving() -> None:
+    said = health(FleetView.of((node("a", healthy=False, leaving=True, version="0.1.0"),)))
+
+    assert said["version"] == __version__
+    assert [(detail["version"], detail["leaving"]) for detail in said["details"]] == [("0.1.0", True)]

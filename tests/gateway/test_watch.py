@@ -8,8 +8,11 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from cortex.core.errors import ConfigError
 from cortex.gateway.catalogue import Catalogue, load_catalogue
 from cortex.gateway.config import GatewayConfig, load_config
+from cortex.gateway.keys.entry import KeyEntry
+from cortex.gateway.keys.file import Keys, add_key, remove_key
 from cortex.gateway.watch import Watch
 
 pytestmark = pytest.mark.anyio
@@ -21,10 +24,13 @@ OTHER = '[[models]]\nid = "c/d"\n'
 
 
 class Desk:
-    """The two files on a desk, and who watches them. Each edit has a time of its own, as if a second had passed."""
+    """The files on a desk, and who watches them. Each edit has a time of its own, as if a second had passed."""
 
     def __init__(self, directory: Path, env: dict[str, str] | None = None) -> None:
         self.config, self.models = directory / "cortex.toml", directory / "models.toml"
+        self.key_file = directory / "keys.toml"
+        self.rings: list[Keys] = []
+        self.in_the_way: ConfigError | None = None
         self.edits = 0
         self.configs: list[GatewayConfig] = []
         self.catalogues: list[Catalogue] = []
@@ -38,7 +44,18 @@ class Desk:
             load_catalogue(self.models),
             on_config=self.configs.append,
             on_catalogue=self.catalogues.append,
+            key_file=self.key_file,
+            on_keys=self.take,
         )
+
+    async def take(self, keys: Keys) -> None:
+        if self.in_the_way is not None:
+            raise self.in_the_way
+        self.rings.append(keys)
+
+    def add_key(self, name: str) -> None:
+        add_key(self.key_file, KeyEntry(name=name, sha256=name.encode().hex().ljust(64, "0")))
+        self.touch(self.key_file)
 
     def write(self, path: Path, text: str) -> None:
         path.write_text(text)
@@ -238,3 +255,61 @@ async def test_it_looks_by_itself_and_at_once_when_nudged(desk: Desk, monkeypatc
             desk.watch.nudge()
             await heard.wait()
             tasks.cancel_scope.cancel()
+
+
+# the keys -------------------------------------------------------------------------------------------------------------
+
+
+def names(keys: Keys) -> list[str]:
+    return [entry.name for entry in keys.by_id.values()]
+
+
+async def test_the_first_key_is_taken_when_there_is_a_file(desk: Desk) -> None:
+    desk.add_key("ada")
+
+    assert await desk.look() == ["keys_changed"]
+    assert names(desk.rings[-1]) == ["ada"]
+    desk.touch(desk.key_file)
+    assert await desk.look(5) == []
+
+
+async def test_a_key_that_is_revoked_is_told_of_by_number(desk: Desk) -> None:
+    for name in ("ada", "bob"):
+        desk.add_key(name)
+    await desk.look()
+    remove_key(desk.key_file, "bob")
+    desk.touch(desk.key_file)
+
+    assert await desk.look() == ["keys_changed"]
+    assert names(desk.rings[-1]) == ["ada"]
+    assert {name: desk.logs[-1][name] for name in ("keys", "added", "removed")} == {"keys": 1, "added": 0, "removed": 1}
+
+
+@pytest.mark.parametrize("text", ["[[keys]]\nname = 'x'", "not TOML", None])
+async def test_a_broken_edit_of_the_keys_leaves_those_that_were_and_says_so(desk: Desk, text: str | None) -> None:
+    """Above all, whoever deletes the file does not let everybody in."""
+    desk.add_key("ada")
+    await desk.look()
+    if text is None:
+        desk.key_file.unlink()
+    else:
+        desk.write(desk.key_file, text)
+
+    assert await desk.look() == ["keys_refused"]
+    assert len(desk.rings) == 1
+    assert list(desk.watch.refusals) == [str(desk.key_file)]
+    desk.key_file.unlink(missing_ok=True)
+    desk.add_key("bob")
+    assert await desk.look() == ["keys_changed"]
+    assert desk.watch.refusals == {}
+
+
+async def test_keys_that_cannot_be_put_in_force_are_refused(desk: Desk) -> None:
+    desk.in_the_way = ConfigError("what the keys have used cannot be read: disk I/O error")
+    desk.add_key("ada")
+
+    assert await desk.look() == ["keys_refused"]
+    assert "disk I/O error" in desk.watch.refusals[str(desk.key_file)]
+    desk.in_the_way = None
+    desk.touch(desk.key_file)
+    assert await desk.look() == ["keys_changed"]

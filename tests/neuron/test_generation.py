@@ -28,9 +28,12 @@ from cortex.wire.errors import ErrorBody, RemoteError
 from cortex.wire.sse import Trailer, decode_trailer
 
 CHAT, COMPLETION, EMBEDDING = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+RERANK = "/v1/rerank"
 HELLO = {"model": "demo", "messages": [{"role": "user", "content": "hello"}]}
 USAGE, TIMINGS = Usage(7, 2, 3), Timings(1.0, 2.0, 3.0, 3)
-PNG = "data:image/png;base64,iVBORw0KGgo="
+PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ" + (
+    "AAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 HANG, UNTIL_KEEP_ALIVE = "hang", "until keep-alive"
 
 Event = Progress | Chunk | Finished
@@ -123,15 +126,19 @@ class Stage:
     """A node with one replica, whose engine plays *steps*."""
 
     def __init__(
-        self, steps: Sequence[Step] = ANSWER, capabilities: Sequence[str] = ("chat", "completions"), queue: int = 8
+        self,
+        steps: Sequence[Step] = ANSWER,
+        capabilities: Sequence[str] = ("chat", "completions"),
+        queue: int = 8,
+        **info: Any,
     ) -> None:
         self.wire = Wire()
         self.process = ScriptedProcess(steps, self.wire)
-        info = ReplicaInfo(
-            engine="fake", engine_version="1", context_tokens=9, slots=1, capabilities=tuple(capabilities)
+        became = ReplicaInfo(
+            engine="fake", engine_version="1", context_tokens=9, slots=1, capabilities=tuple(capabilities), **info
         )
         self.replica = Replica(ModelSpec(id="demo", engine="simulated"), "auto", queue, state="ready")
-        self.replica.running = Running(cast(EngineProcess, self.process), info, [0])
+        self.replica.running = Running(cast(EngineProcess, self.process), became, [0])
         self.metrics = Metrics()
         self._generation = Generation(cast(Models, OneModel(self.replica)), self.metrics)
 
@@ -214,6 +221,42 @@ def test_an_embedding_is_passed_on_as_the_engine_made_it() -> None:
 
     assert wire.body == vectors
     assert decode_trailer(wire.head["x-cortex-trailer"].encode()) is not None
+
+
+def test_scores_become_documents_in_the_order_of_their_worth() -> None:
+    stage = Stage([Chunk("1", b'{"scores":[0.25,0.5]}'), END], ["rerank"])
+    whole = json.loads(stage.ask(RERANK, query="q", documents=["a", "b"], return_documents=True).body)
+
+    assert [(each["index"], each["relevance_score"], each["document"]) for each in whole["results"]] == [
+        (1, 0.5, {"text": "b"}),
+        (0, 0.25, {"text": "a"}),
+    ]
+    assert (whole["model"], whole["usage"]["total_tokens"]) == ("demo", 7)
+    assert stage.process.asked == [("rerank", {"query": "q", "documents": ["a", "b"]}, 1)]
+
+
+@pytest.mark.parametrize("scores", [b'{"scores":[0.5]}', b'{"scores":[0.5,7]}', b'{"scores":[0.5,"x"]}', b"{}"])
+def test_scores_that_cannot_be_right_are_the_engines_fault(scores: bytes) -> None:
+    with pytest.raises(EngineFailed):
+        Stage([Chunk("1", scores), END], ["rerank"]).ask(RERANK, query="q", documents=["a", "b"])
+
+
+def test_what_the_template_has_no_switch_for_is_named_as_ignored() -> None:
+    asked = {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": False, "tone": 1}, "user": "me"}
+    plain = Stage().ask(**asked)
+    thinker = Stage(template_variables=("enable_thinking",)).ask(**asked)
+
+    assert plain.head["x-cortex-ignored"] == (
+        "user, chat_template_kwargs.enable_thinking, chat_template_kwargs.tone, reasoning_effort"
+    )
+    assert thinker.head["x-cortex-ignored"] == "user, chat_template_kwargs.tone"
+
+
+def test_a_capability_that_a_model_was_not_loaded_for_says_how_it_would_be() -> None:
+    stage = Stage(hints={"embeddings": "set options = { embeddings = true }"})
+
+    with pytest.raises(BadRequest, match=r"it offers chat, completions: set options = \{ embeddings = true \}"):
+        stage.ask(EMBEDDING, input="x")
 
 
 def test_the_engine_gets_what_it_is_allowed_to_see() -> None:

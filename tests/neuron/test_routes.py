@@ -156,7 +156,7 @@ def test_models_lists_every_replica(node: Node, loaded: str) -> None:
     assert (model["devices"], model["slots"], model["simulated"]) == ([0], 8, True)
     assert (model["in_flight"], model["queued"], model["error"]) == (0, 0, None)
     assert model["vram_used_mb"] == 1000
-    assert set(model["capabilities"]) == {"chat", "completions", "embeddings", "tools", "vision"}
+    assert set(model["capabilities"]) == {"chat", "completions", "embeddings", "rerank", "tools", "vision"}
 
 
 def test_models_tells_what_a_replica_holds_and_since_when_nobody_asks_it(node: Node, loaded: str) -> None:
@@ -392,6 +392,30 @@ def test_text_and_messages_are_tokenised_by_the_model(node: Node, loaded: str) -
     assert chat["count"] > text["count"]
     missing = node.post("/tokenize", {"model": loaded})
     assert (missing.status_code, error_of(missing)["param"]) == (400, "content")
+
+
+def test_a_chat_to_count_is_read_as_one_to_answer(node: Node, loaded: str) -> None:
+    chats = [[{"role": role, "content": "be brief"}] for role in ("developer", "system")]
+    counts = [node.post("/tokenize", {"model": loaded, "messages": chat}).json()["count"] for chat in chats]
+    refused = node.post("/tokenize", {"model": loaded, "messages": [{"role": "user"}]})
+
+    assert counts[0] == counts[1]
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "messages[0].content")
+
+
+def test_a_model_that_is_not_loaded_is_counted_for_by_its_spec(node: Node) -> None:
+    messages = [{"role": "user", "content": "one two three"}]
+    spec = {"id": "org/cold", "engine": "simulated", "options": {"load_seconds": 1000}}
+    counted = node.post("/tokenize", {"model": "org/cold", "messages": messages, "spec": spec}).json()
+
+    assert counted["count"] == len(counted["tokens"]) > 3
+    assert "org/cold" not in [model["id"] for model in node.get("/models")]
+    assert node.post("/tokenize", {"model": "org/cold", "messages": messages}).status_code == 404
+
+
+@pytest.mark.parametrize("spec", [5, {}, {"id": "x", "source": "gopher:x"}])
+def test_a_spec_to_count_by_that_cannot_be_read_is_refused(node: Node, spec: Any) -> None:
+    assert node.post("/tokenize", {"model": "x", "content": "x", "spec": spec}).status_code == 400
 
 
 def test_while_one_model_loads_the_node_answers(node: Node, loaded: str) -> None:

@@ -49,6 +49,14 @@ def only_choice(*choices: dict[str, Any], kind: Kind = "chat") -> dict[str, Any]
     return choice
 
 
+def test_the_stop_string_that_ended_a_choice_is_kept() -> None:
+    ended = {**delta(reason="stop"), "stop_reason": "END"}
+
+    assert only_choice(delta(content="Hi"), ended)["stop_reason"] == "END"
+    assert "stop_reason" not in only_choice(delta(content="Hi", reason="stop"))
+    assert only_choice({**text("Hi", reason="stop"), "stop_reason": "END"}, kind="completion")["stop_reason"] == "END"
+
+
 def test_a_chat_answer_is_its_chunks_put_together() -> None:
     answer = collect(
         chunk(delta(role="assistant", content=None)),

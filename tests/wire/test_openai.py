@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"t
 CLOCK = {"type": "function", "function": {"name": "clock"}}
 SEARCH = {"type": "web_search", "search_context_size": "low"}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
-PIXEL = "data:image/png;base64,iVBORw0KGgo="
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJ"
+    "RU5ErkJggg=="
+)
 BASE: dict[Kind, dict[str, Any]] = {
     "chat": {"model": "m", "messages": HELLO},
     "completion": {"model": "m", "prompt": "once"},
@@ -178,6 +182,15 @@ def test_no_image_is_fetched_on_a_client_s_behalf(url: Any) -> None:
     assert (error.param, error.code) == ("messages[0].content[1].image_url", "invalid_image_url")
 
 
+def test_an_image_that_unpacks_to_too_much_is_refused() -> None:
+    """Some kilobytes of PNG can be 4,000,000,000 pixels."""
+    header = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (63_246).to_bytes(4, "big") * 2 + bytes(9)
+    error = refused(messages=image("data:image/png;base64," + base64.b64encode(header).decode()))
+
+    assert (error.param, error.code) == ("messages[0].content[1].image_url", "invalid_image_url")
+    assert "63246 x 63246 pixels are more than 50000000" in error.message
+
+
 @pytest.mark.parametrize("url", [{"url": PIXEL, "detail": "low"}, PIXEL], ids=["object", "text"])
 def test_an_image_in_the_request_itself_is_accepted(url: Any) -> None:
     request = read(messages=image(url))
@@ -231,7 +244,6 @@ def test_tools_and_formats_that_cannot_be_honoured_are_refused_by_name(change: d
     ("name", "value"),
     [
         ("chat_template", "{{ x }}"),
-        ("chat_template_kwargs", {"enable_thinking": False}),
         ("prompt_embeds", "AAAA"),
         ("grammar", "root ::= x"),
         ("guided_json", {}),
@@ -466,7 +478,8 @@ def test_a_completion_takes_a_sequence_for_each_prompt_and_choice(change: dict[s
         ({"input": ["a", 1]}, "input"),
         ({"input": [[1], 2]}, "input"),
         ({"input": {}}, "input"),
-        ({"dimensions": 5}, "dimensions"),
+        ({"dimensions": 0}, "dimensions"),
+        ({"dimensions": 1.5}, "dimensions"),
         ({"encoding_format": "hex"}, "encoding_format"),
     ],
 )
@@ -476,10 +489,43 @@ def test_an_embedding_that_cannot_be_honoured_is_refused_by_name(change: dict[st
 
 @pytest.mark.parametrize("value", ["a", ["a", "b"], [1, 2], [[1], [2, 3]]], ids=str)
 def test_an_embedding_takes_texts_or_token_ids(value: Any) -> None:
-    request = read("embedding", input=value, encoding_format="base64", user="ada")
+    request = read("embedding", input=value, encoding_format="base64", dimensions=5, user="ada")
 
-    assert forwarded(request) == {"input": value, "encoding_format": "base64"}
+    assert forwarded(request) == {"input": value, "encoding_format": "base64", "dimensions": 5}
     assert request.ignored == ("user",)
+
+
+@pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh", "max"])
+def test_how_much_to_reason_is_handed_to_the_engine(effort: str) -> None:
+    request = read(reasoning_effort=effort, chat_template_kwargs={"enable_thinking": False, "style": "terse"})
+
+    assert (request.effort, request.template_kwargs) == (effort, {"enable_thinking": False, "style": "terse"})
+    assert forwarded(request)["reasoning_effort"] == effort
+    assert forwarded(request)["chat_template_kwargs"] == {"enable_thinking": False, "style": "terse"}
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"reasoning_effort": "utmost"}, "reasoning_effort"),
+        ({"chat_template_kwargs": []}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"documents": [1]}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {f"a{at}": 1 for at in range(33)}}, "chat_template_kwargs"),
+    ],
+)
+def test_what_no_template_could_take_is_refused_by_name(change: dict[str, Any], param: str) -> None:
+    assert (refused(**change).param or "").startswith(param)
+
+
+def test_a_rerank_is_a_request_like_others() -> None:
+    body = json.dumps({"model": "m", "query": "q", "documents": ["a", {"text": "b"}], "top_n": 1, "user": "ada"})
+    request = read_request("rerank", body.encode())
+
+    assert (request.kind, request.model, request.stream, request.ignored) == ("rerank", "m", False, ("user",))
+    assert forwarded(request) == {"query": "q", "documents": ["a", "b"]}
+    assert request.rerank is not None
+    assert request.rerank.top_n == 1
 
 
 # the head ---------------------------------------------------------------------------------------------------------
@@ -534,15 +580,15 @@ ALLOWED: dict[Kind, set[str]] = {
             "seed",
         ),
         *("stop", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "top_logprobs", "tools"),
-        *("tool_choice", "parallel_tool_calls", "response_format"),
+        *("tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort", "chat_template_kwargs"),
     },
     "completion": {
         *("prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "repeat_penalty", "n", "seed"),
         *("stop", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs"),
     },
-    "embedding": {"input", "encoding_format"},
+    "embedding": {"input", "encoding_format", "dimensions"},
 }
-READ_HERE = {"model", "stream", "stream_options", "max_completion_tokens", "echo", "suffix", "best_of", "dimensions"}
+READ_HERE = {"model", "stream", "stream_options", "max_completion_tokens", "echo", "suffix", "best_of"}
 REFUSED = {"chat_template", "grammar", "n_predict", "prompt_embeds"}
 UNKNOWN = {"user", "store", "slot_id", "cache_prompt", "lora", "id_slot", "return_progress", "x-y"}
 SCALARS = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["", "x", "auto", "text", "float"])
@@ -606,6 +652,23 @@ def test_what_real_clients_send_is_accepted(kind: Kind, sent: dict[str, Any]) ->
     assert forwarded(request).keys() <= ALLOWED[kind]
 
 
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({}, None),
+        ({"max_tokens": 5}, 5),
+        ({"max_tokens": 5, "max_completion_tokens": 3}, 3),
+        ({"max_tokens": 5, "max_completion_tokens": None}, 5),
+        ({"max_tokens": "5"}, None),
+        ({"max_tokens": True}, None),
+        ({"max_tokens": {"a": [1]}, "max_completion_tokens": 7}, 7),
+    ],
+)
+def test_the_head_tells_how_long_an_answer_may_get(fields: dict[str, Any], limit: int | None) -> None:
+    """What is no number there is for the node to refuse: the gateway only sets tokens aside."""
+    assert read_head(json.dumps({"model": "m", **fields}).encode()).limit == limit
+
+
 def test_the_paths_are_those_of_openai() -> None:
     assert KINDS[CHAT] == "chat"
-    assert list(KINDS) == ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+    assert list(KINDS) == ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"]

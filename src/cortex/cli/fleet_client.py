@@ -10,7 +10,8 @@ import httpx2
 import msgspec
 
 from cortex.cli.failures import Failure
-from cortex.cli.gateway_client import ANSWER_SECONDS, CONNECT_SECONDS, unreachable
+from cortex.cli.gateway_client import ANSWER_SECONDS, CONNECT_SECONDS, key_hint, unreachable
+from cortex.cli.options import key_headers
 from cortex.cli.sse_client import Data, SseReader
 from cortex.wire.errors import error_from
 
@@ -49,7 +50,9 @@ _entry = msgspec.json.Decoder(Entry)
 def ask(endpoint: str, path: str, method: str = "GET", body: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the object that the gateway answers with. Raises NotThere, and Failure that says what to do."""
     try:
-        answer = httpx2.request(method, endpoint + path, json=body, timeout=ANSWER_SECONDS, trust_env=False)
+        answer = httpx2.request(
+            method, endpoint + path, json=body, headers=key_headers(), timeout=ANSWER_SECONDS, trust_env=False
+        )
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise Failure(unreachable(endpoint, error)) from None
     if answer.status_code >= 300:
@@ -72,7 +75,7 @@ def listen(endpoint: str) -> Generator[Entry | None, None, None]:
     """
     url, timeout = f"{endpoint}/fleet/events", httpx2.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
     try:
-        with httpx2.stream("GET", url, timeout=timeout, trust_env=False) as answer:
+        with httpx2.stream("GET", url, headers=key_headers(), timeout=timeout, trust_env=False) as answer:
             if answer.status_code >= 500:
                 raise Lost(str(error_from(answer.status_code, answer.read())))
             if answer.status_code != 200:
@@ -96,4 +99,5 @@ def _read(text: str) -> Entry:
 def _refusal(url: str, status: int, body: bytes) -> Failure:
     error = error_from(status, body)
     is_ours = error.code != "upstream_malformed_response"
-    return (NotThere if status == 404 else Failure)(str(error) if is_ours else f"{url}: {error}")
+    said = f"{error}{key_hint(status)}" if is_ours else f"{url}: {error}"
+    return (NotThere if status == 404 else Failure)(said)

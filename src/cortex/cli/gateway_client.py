@@ -10,6 +10,7 @@ import httpx2
 import msgspec
 
 from cortex.cli.failures import Failure
+from cortex.cli.options import key_headers
 from cortex.cli.sse_client import Comment, Data, SseReader
 from cortex.wire.errors import ErrorBody, error_from
 
@@ -71,15 +72,21 @@ _chunk = msgspec.json.Decoder(_Chunk)
 def get_json(endpoint: str, path: str) -> dict[str, Any]:
     """Return the object that `GET path` answers with. Raises Failure that says what to do."""
     try:
-        answer = httpx2.get(endpoint + path, timeout=ANSWER_SECONDS, trust_env=False)
+        answer = httpx2.get(endpoint + path, headers=key_headers(), timeout=ANSWER_SECONDS, trust_env=False)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise Failure(unreachable(endpoint, error)) from None
     if answer.status_code != 200:
-        raise Failure(f"{endpoint}{path}: {error_from(answer.status_code, answer.content)}")
+        said = error_from(answer.status_code, answer.content)
+        raise Failure(f"{endpoint}{path}: {said}{key_hint(answer.status_code)}")
     try:
         return msgspec.json.decode(answer.content, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise Failure(f"{endpoint}{path} does not answer as a gateway does; is another program there?") from None
+
+
+def key_hint(status: int) -> str:
+    """Return what to tell somebody whom the gateway does not let in."""
+    return "; give one with --key or CORTEX_API_KEY" if status in (401, 403) else ""
 
 
 def unreachable(endpoint: str, error: Exception) -> str:
@@ -100,10 +107,10 @@ def stream_chat(endpoint: str, request: Mapping[str, Any]) -> Generator[Piece, N
     url, timeout = f"{endpoint}/v1/chat/completions", httpx2.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
     connected = False
     try:
-        with httpx2.stream("POST", url, json=body, timeout=timeout, trust_env=False) as answer:
+        with httpx2.stream("POST", url, json=body, headers=key_headers(), timeout=timeout, trust_env=False) as answer:
             connected = True
             if answer.status_code != 200:
-                raise Failure(str(error_from(answer.status_code, answer.read())))
+                raise Failure(f"{error_from(answer.status_code, answer.read())}{key_hint(answer.status_code)}")
             yield from read_answer(answer.iter_bytes())
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         if not connected:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cortex.sim.trace import Arrival
 
 STRATEGIES = ("lru", "priority")
+# As a shell tells of what SIGINT has ended.
+INTERRUPTED = 130
 
 
 def _strategies(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -72,7 +74,7 @@ def _strategies(_context: click.Context, _parameter: click.Parameter, value: str
 @click.option(
     "--completion-tokens", type=click.IntRange(1, 1_000_000), help="... the mean of an answer.  [default: 200]"
 )
-@click.option("--write-trace", type=click.Path(path_type=Path), metavar="FILE", help="Keep the requests in this file.")
+@click.option("--write-trace", type=click.Path(path_type=Path), metavar="FILE", help="... and keep them in this file.")
 @click.option("--chart", type=click.Path(path_type=Path), metavar="FILE", help="Draw the waits, as SVG.")
 @click.option("--json", "as_json", is_flag=True, help="Print all figures instead of tables.")
 def simulate(
@@ -107,6 +109,8 @@ def simulate(
     from cortex.sim.description import load_fleet
     from cortex.sim.trace import write_trace as write
 
+    if trace is not None and write_trace is not None:
+        raise Misconfigured("--write-trace keeps requests that are made up; those of --trace are in a file already")
     with configuration():
         described = [load_fleet(path) for path in fleets]
         requested = _requested(described[0], trace, requests, made_up)
@@ -116,6 +120,9 @@ def simulate(
     if chart is not None:
         _write_chart(chart, results)
     _tell(results, as_json)
+    if not results[-1].report.complete:
+        click.echo("interrupted: these are the figures up to then", err=True)
+        click.get_current_context().exit(INTERRUPTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,5 +205,3 @@ def _tell(results: Sequence[Result], as_json: bool) -> None:
         click.echo(f"\n{report.fleet}, {report.policy}")
         show(models_table(report))
         show(nodes_table(report))
-    if not reports[-1].complete:
-        click.echo("interrupted: these are the figures up to then", err=True)

@@ -16,6 +16,7 @@ from cortex.wire.json import decode_any, encode
 
 _NOT_SAMPLING = frozenset(
     {"messages", "tools", "tool_choice", "parallel_tool_calls", "response_format", "logprobs", "top_logprobs"}
+    | {"reasoning_effort", "chat_template_kwargs"}
 )
 
 
@@ -33,7 +34,9 @@ class ForcedCall:
         """Return the chat chunks that one chunk of the completion stands for."""
         chunks: list[dict[str, Any]] = []
         for choice in chunk.get("choices", ()):
-            chunks += [_chat_chunk(chunk, choice["index"], delta, reason) for delta, reason in self._deltas(choice)]
+            stop = choice.get("stop_reason")
+            for delta, reason in self._deltas(choice):
+                chunks.append(_chat_chunk(chunk, choice["index"], delta, reason, stop if reason is not None else None))
         return chunks
 
     def _deltas(self, choice: dict[str, Any]) -> list[tuple[dict[str, Any], str | None]]:
@@ -130,9 +133,11 @@ def _call(function: dict[str, Any], *, new: bool = False) -> dict[str, Any]:
     return {"tool_calls": [{"index": 0, **head, "function": function}]}
 
 
-def _chat_chunk(chunk: dict[str, Any], index: int, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
+def _chat_chunk(
+    chunk: dict[str, Any], index: int, delta: dict[str, Any], reason: str | None, stop: str | None
+) -> dict[str, Any]:
     head: dict[str, Any] = {
         name: chunk[name] for name in ("id", "created", "model", "system_fingerprint") if name in chunk
     }
-    choice = {"index": index, "delta": delta, "finish_reason": reason}
+    choice = {"index": index, "delta": delta, "finish_reason": reason, **({"stop_reason": stop} if stop else {})}
     return {**head, "object": "chat.completion.chunk", "choices": [choice]}

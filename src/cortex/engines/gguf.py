@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeGuard
 
@@ -60,13 +61,17 @@ Value = Scalar | tuple[int | float | bool, ...] | Skipped
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """The header of one GGUF file. Properties raise LoadError where the file has a value of the wrong type."""
+    """The header of one GGUF file. Properties raise LoadError where the file has a value of the wrong type.
+
+    `spans` says where in the file each key of the metadata starts, and where its value ends.
+    """
 
     version: int
     architecture: str
     metadata: dict[str, Value]
     tensor_count: int
     tensor_bytes: int
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def context_length(self) -> int | None:
@@ -236,15 +241,19 @@ class _Reader:
     def header(self) -> GgufHeader:
         version, tensors, keys = self._preamble()
         metadata: dict[str, Value] = {}
+        spans: dict[str, tuple[int, int]] = {}
         for _ in range(keys):
+            start = self._at
             key = self._string("a key")
             if key in metadata:
                 raise LoadError(f"bad GGUF: the key {key!r:.80} comes twice")
             metadata[key] = self._value(key)
+            spans[key] = start, self._at
         architecture = metadata.get("general.architecture")
         if not isinstance(architecture, str):
             raise LoadError("bad GGUF: general.architecture is missing")
-        return GgufHeader(version, architecture, metadata, tensors, self._tensor_bytes(tensors, _alignment(metadata)))
+        tensor_bytes = self._tensor_bytes(tensors, _alignment(metadata))
+        return GgufHeader(version, architecture, metadata, tensors, tensor_bytes, spans)
 
     def _preamble(self) -> tuple[int, int, int]:
         if self._size < 4 or self._take(4) != b"GGUF":

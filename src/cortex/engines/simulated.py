@@ -4,12 +4,13 @@ For capacity planning, demonstrations of a fleet without GPUs, and tests of clie
 wherever it can. Every slot runs at the declared speed however many are busy: contention for a GPU is not simulated.
 
 The text is a function of the prompt, the seed, the model and the choice's index. There is no distribution to shape, so
-`temperature`, `top_p`, the penalties and their like are accepted and change nothing. Images count 256 tokens each.
+`temperature`, `top_p`, the penalties and their like are accepted and change nothing. Images count 256 tokens each. A
+document's score is the share of the query's words that it has.
 Control words in the last user message (or in a completion's prompt) let a client be tested:
 
     #echo TEXT     answers exactly TEXT, to the message's end
     #tokens N      answers with N tokens; 64 without it
-    #think         reasons first, in `reasoning_content`
+    #think         reasons first, in `reasoning_content`, unless the request switches reasoning off
     #tool          calls the first tool (the named one if `tool_choice` names it) with arguments its schema accepts;
                    not again once the tool has answered
     #tools N       calls N tools at once, each in its turn
@@ -30,7 +31,14 @@ from cortex import __version__
 from cortex.core.errors import BadRequest
 from cortex.engines import simulated_text as texts
 from cortex.engines.base import Event, LoadError, OnProgress, check_options
-from cortex.engines.simulated_answer import Answer, answer_chat, answer_completion, answer_embedding
+from cortex.engines.simulated_answer import (
+    TEMPLATE_VARIABLES,
+    Answer,
+    answer_chat,
+    answer_completion,
+    answer_embedding,
+    answer_rerank,
+)
 from cortex.wire import json
 from cortex.wire.engine_api import (
     Chunk,
@@ -44,8 +52,9 @@ from cortex.wire.engine_api import (
     Tokenize,
     Usage,
 )
-from cortex.wire.openai import Message
+from cortex.wire.openai import Message, Tool
 
+CAPABILITIES = ("chat", "completions", "embeddings", "rerank", "tools", "vision")
 DEFAULT_CONTEXT_TOKENS = 131_072
 LOAD_STEP_SECONDS = 0.05
 PREFILL_STEP_SECONDS = 0.05
@@ -75,6 +84,7 @@ _POSITIVE = ("tokens_per_second", "prefill_tokens_per_second", "slots", "embeddi
 class _TokenizeBody(msgspec.Struct):
     content: str | None = None
     messages: list[Message] | None = None
+    tools: list[Tool] | None = None
 
 
 _tokenize = msgspec.json.Decoder(_TokenizeBody)
@@ -100,7 +110,7 @@ class Simulated:
     async def load(self, spec: EngineSpec, on_progress: OnProgress) -> ReplicaInfo:
         """Take the declared time, then be ready or fail as declared."""
         options = read_options(spec)
-        await _pass_time(options.load_seconds, on_progress)
+        await _pass_time(0.0 if spec.vocabulary_only else options.load_seconds, on_progress)
         if options.fail_load:
             raise LoadError(options.fail_load)
         self._options, self._spec = options, spec
@@ -110,10 +120,11 @@ class Simulated:
             engine_version=self.version,
             context_tokens=self._context,
             slots=options.slots,
-            capabilities=("chat", "completions", "embeddings", "tools", "vision"),
+            capabilities=() if spec.vocabulary_only else CAPABILITIES,
             simulated=True,
             memory_bytes=options.memory_mb << 20,
             notes=("simulated: no model is behind this",),
+            template_variables=TEMPLATE_VARIABLES,
         )
 
     async def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
@@ -139,7 +150,7 @@ class Simulated:
         """Return the ids of the tokens that a prompt would count as; an image's are all 0."""
         body = json.decode(request.body, _tokenize)
         if body.messages is not None:
-            text, images = texts.render(body.messages), texts.image_count(body.messages)
+            text, images = texts.render(body.messages, body.tools or ()), texts.image_count(body.messages)
         elif body.content is not None:
             text, images = body.content, 0
         else:
@@ -158,6 +169,8 @@ class Simulated:
             return answer_chat(request.body, self._spec, self._context, int(time.time()))
         if request.kind == "completion":
             return answer_completion(request.body, self._spec, self._context, int(time.time()))
+        if request.kind == "rerank":
+            return answer_rerank(request.body, self._context)
         return answer_embedding(request.body, self._spec, self._context, self._options.embedding_dimensions)
 
     def _prefill(self, total: int) -> Iterator[int]:

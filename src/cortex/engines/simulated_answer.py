@@ -6,9 +6,7 @@ simply ends before it.
 
 from __future__ import annotations
 
-import base64
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
@@ -20,13 +18,16 @@ from cortex.core.errors import BadRequest, ContextLengthExceeded
 from cortex.engines import simulated_text as texts
 from cortex.engines.simulated_chunks import ChatShape, Choice, CompletionShape, Shape, Token, steps
 from cortex.engines.simulated_schema import json_text, value_for
+from cortex.engines.vectors import encoded, shortened
 from cortex.wire import json
 from cortex.wire.engine_api import EngineSpec
 from cortex.wire.openai import FunctionSpec, Message, NamedTool, ResponseFormat, Tool
+from cortex.wire.reasoning import template_kwargs
 
 DEFAULT_TOKENS = 64
 REASONING_TOKENS = 16
 MAX_CALLS = 128
+TEMPLATE_VARIABLES = ("enable_thinking",)
 
 _ECHO = re.compile(r"(?:^|(?<=\s))#echo\s(?P<text>.*)", re.DOTALL)
 _WORD = re.compile(r"(?:^|(?<=\s))#(?P<word>think|tokens|tools?)(?:\s+(?P<number>\d{1,9}))?(?!\S)")
@@ -53,6 +54,14 @@ class ChatBody(_Sampling, kw_only=True):
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def may_think(self) -> bool:
+        """Whether reasoning is not switched off, as in a template that knows `enable_thinking`."""
+        told = template_kwargs(self.reasoning_effort, self.chat_template_kwargs, TEMPLATE_VARIABLES)
+        return bool(told.get("enable_thinking", True))
 
 
 class CompletionBody(_Sampling, kw_only=True):
@@ -67,6 +76,14 @@ class EmbeddingBody(msgspec.Struct, kw_only=True):
 
     input: str | list[str | int | list[int]]
     encoding_format: str | None = None
+    dimensions: int | None = None
+
+
+class RerankBody(msgspec.Struct, kw_only=True):
+    """A rerank request, as the node hands it on."""
+
+    query: str
+    documents: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +110,7 @@ class Answer:
 _chat = msgspec.json.Decoder(ChatBody)
 _completion = msgspec.json.Decoder(CompletionBody)
 _embedding = msgspec.json.Decoder(EmbeddingBody)
+_rerank = msgspec.json.Decoder(RerankBody)
 
 
 def answer_chat(body: bytes, spec: EngineSpec, context: int, created: int) -> Answer:
@@ -131,14 +149,23 @@ def answer_embedding(body: bytes, spec: EngineSpec, context: int, dimensions: in
     many = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
     inputs = [_input(each) for each in many]
     count = sum(_checked(tokens, context) for _, tokens in inputs)
-    vectors = (texts.vector(text, spec.model, dimensions) for text, _ in inputs)
+    vectors = (shortened(texts.vector(text, spec.model, dimensions), request.dimensions) for text, _ in inputs)
     data = [
-        {"object": "embedding", "index": index, "embedding": _embedding_value(vector, request.encoding_format)}
+        {"object": "embedding", "index": index, "embedding": encoded(vector, request.encoding_format)}
         for index, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": count, "total_tokens": count}
     whole = json.encode({"object": "list", "model": spec.model, "data": data, "usage": usage})
     return Answer(count, 0, "stop", [whole], iter(()))
+
+
+def answer_rerank(body: bytes, context: int) -> Answer:
+    """Return the scores of the rerank request *body*: of its words, the share that each document has."""
+    request = json.decode(body, _rerank)
+    words = texts.words_of(request.query)
+    count = sum(_checked(_count(request.query) + _count(document), context) for document in request.documents)
+    scores = [len(words & texts.words_of(document)) / max(1, len(words)) for document in request.documents]
+    return Answer(count, 0, "stop", [json.encode({"scores": scores})], iter(()))
 
 
 def read_wish(text: str) -> Wish:
@@ -156,7 +183,7 @@ def read_wish(text: str) -> Wish:
 
 def _chat_choice(chat: ChatBody, index: int, chance: Random, limit: int) -> Choice:
     wish = read_wish(_last_user_text(chat.messages))
-    length = REASONING_TOKENS if wish.think else 0
+    length = REASONING_TOKENS if wish.think and chat.may_think else 0
     thought = [Token(t, {"reasoning_content": t}) for t in texts.tokens_of(texts.prose(chance, length))]
     called = _called(chat, wish)
     if called:
@@ -229,9 +256,9 @@ def _text_choice(
     pieces = texts.tokens_of(text)
     reason = "length" if len(thought) + len(pieces) >= limit else "stop"
     thought = thought[:limit]
-    pieces, generated, stopped = texts.cut_at_stop(pieces[: limit - len(thought)], stops)
+    pieces, generated, stop = texts.cut_at_stop(pieces[: limit - len(thought)], stops)
     tokens = [*thought, *(Token(piece, {field: piece}) for piece in pieces)]
-    return Choice(index, tokens, len(thought) + generated, "stop" if stopped else reason, role)
+    return Choice(index, tokens, len(thought) + generated, "stop" if stop else reason, role, stop)
 
 
 def _answer(choices: list[Choice], prompt_tokens: int, shape: Shape) -> Answer:
@@ -266,14 +293,12 @@ def _input(given: str | int | list[Any]) -> tuple[str, int]:
 
 
 def _text_input(text: str) -> tuple[str, int]:
-    return text, len(texts.tokens_of(text))
+    return text, _count(text)
+
+
+def _count(text: str) -> int:
+    return len(texts.tokens_of(text))
 
 
 def _id_input(ids: list[Any], param: str) -> tuple[str, int]:
     return texts.prompt_of_ids(texts.check_ids(ids, param)), len(ids)
-
-
-def _embedding_value(vector: list[float], encoding: str | None) -> list[float] | str:
-    if encoding == "base64":
-        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-    return vector

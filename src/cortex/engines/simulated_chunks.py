@@ -22,13 +22,20 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of the *n* answers. *generated* counts the tokens of a stop string, which the client does not see."""
+    """One of the *n* answers. *generated* counts the tokens of the stop string *stopped_by*, which nobody sees."""
 
     index: int
     tokens: list[Token]
     generated: int
     finish_reason: str
     role: dict[str, Any] | None = None
+    stopped_by: str | None = None
+
+    @property
+    def end(self) -> dict[str, Any]:
+        """What its last chunk says of why it ended; the stop string as vLLM does."""
+        stop = {} if self.stopped_by is None else {"stop_reason": self.stopped_by}
+        return {"finish_reason": self.finish_reason, **stop}
 
 
 class ChatShape:
@@ -50,12 +57,10 @@ class ChatShape:
 
     def end(self, choice: Choice) -> bytes:
         """Return the chunk with the finish reason of *choice*."""
-        return self._chunk(choice, {}, choice.finish_reason)
+        return self._envelope.wrap({"index": choice.index, "delta": {}, "logprobs": None, **choice.end})
 
-    def _chunk(self, choice: Choice, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> bytes:
-        return self._envelope.wrap(
-            {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        )
+    def _chunk(self, choice: Choice, delta: dict[str, Any], logprobs: Any = None) -> bytes:
+        return self._envelope.wrap({"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": None})
 
     def _logprobs(self, text: str, at: int) -> dict[str, Any]:
         top = [_logprob_entry(each, value) for each, value in texts.alternatives(text, at, self._top or 0)]
@@ -79,14 +84,11 @@ class CompletionShape:
         """Return the chunk of the token *at* of *choice*."""
         text = choice.tokens[at].text
         logprobs = self._logprobs(text, at, self._offsets[choice.index][at]) if self._top is not None else None
-        return self._text(choice, text, None, logprobs)
+        return self._envelope.wrap({"index": choice.index, "text": text, "logprobs": logprobs, "finish_reason": None})
 
     def end(self, choice: Choice) -> bytes:
         """Return the chunk with the finish reason of *choice*."""
-        return self._text(choice, "", choice.finish_reason, None)
-
-    def _text(self, choice: Choice, text: str, reason: str | None, logprobs: Any) -> bytes:
-        return self._envelope.wrap({"index": choice.index, "text": text, "logprobs": logprobs, "finish_reason": reason})
+        return self._envelope.wrap({"index": choice.index, "text": "", "logprobs": None, **choice.end})
 
     def _logprobs(self, text: str, at: int, offset: int) -> dict[str, Any]:
         return {

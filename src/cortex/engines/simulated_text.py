@@ -20,6 +20,7 @@ from cortex.wire.openai import Message, Tool
 
 IMAGE_TOKENS = 256
 
+_WORD = re.compile(r"\w+")
 _TOKEN = re.compile(r"\s*\S{1,6}|\s+")
 # At most five letters: with its space before and a full stop after, each word is one token.
 _TEXT = (
@@ -98,16 +99,16 @@ def image_count(messages: Iterable[Message]) -> int:
     return sum(part.type == "image_url" for part in parts)
 
 
-def cut_at_stop(tokens: list[str], stops: Iterable[str]) -> tuple[list[str], int, bool]:
-    """Return *tokens* before the first of *stops*, how many were generated to see it, and whether one was met.
+def cut_at_stop(tokens: list[str], stops: Iterable[str]) -> tuple[list[str], int, str | None]:
+    """Return *tokens* before the first of *stops*, how many were generated to see it, and which one was met.
 
     The stop that is complete first wins, as where tokens come one by one; it may span tokens.
     """
     text = "".join(tokens)
-    met = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
+    met = [(at + len(stop), at, stop) for stop in stops if (at := text.find(stop)) >= 0]
     if not met:
-        return tokens, len(tokens), False
-    end, start = min(met)
+        return tokens, len(tokens), None
+    end, start, stop = min(met)
     kept: list[str] = []
     at = generated = 0
     for token in tokens:
@@ -117,7 +118,12 @@ def cut_at_stop(tokens: list[str], stops: Iterable[str]) -> tuple[list[str], int
         generated += 1
         if at >= end:
             break
-    return kept, generated, True
+    return kept, generated, stop
+
+
+def words_of(text: str) -> frozenset[str]:
+    """Return the different words of *text*, in lower case."""
+    return frozenset(_WORD.findall(text.lower()))
 
 
 def prompt_of_ids(ids: Iterable[int]) -> str:

@@ -248,6 +248,7 @@ class Reconciler:
             self._cycles[spot[0]] += 1
         else:
             self._stays(spot)
+            self._rests_until[spot[1]] = now + CHORE_PAUSE_SECONDS
             self._note(now, "unload_failed", spot[1], spot[0], str(error))
         for work in self._works.get(spot[0], ()):
             if spot in work.pending:
@@ -483,7 +484,7 @@ class Reconciler:
 
     def _do(self, chore: Chore, now: float) -> None:
         match chore:
-            case Unload(spot, reason) if spot not in self._leaving:
+            case Unload(spot, reason) if spot not in self._leaving and now >= self._rests_until.get(spot[1], now):
                 self._remove(spot, "unloaded", reason, now)
             case Want(model, cause, _):
                 self._try_chore(model, cause, now)

@@ -16,14 +16,17 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from cortex import __version__
 from cortex.core.errors import ModelNotFound
 from cortex.core.logging import configure_log, get_logger
+from cortex.fleet.situation import Situation
+from cortex.gateway.access import Access, caller_of, check_listening, known_to
 from cortex.gateway.catalogue import Catalogue, unknown_nodes
-from cortex.gateway.config import GatewayConfig, NeuronAddress, state_directory
+from cortex.gateway.config import GatewayConfig, NeuronAddress, key_file, node_token, state_directory
 from cortex.gateway.control import Control
-from cortex.gateway.dialect_routes import DialectRoutes, anthropic_models
+from cortex.gateway.dialect_routes import DialectRoutes, anthropic_model, anthropic_models, refuse_websocket
 from cortex.gateway.dialects import PATHS, Dialects
 from cortex.gateway.feed import Feed
 from cortex.gateway.fleet_routes import FleetRoutes
@@ -39,6 +42,7 @@ from cortex.gateway.upstream import Pool
 from cortex.gateway.watch import Watch
 from cortex.serving.application import error_handlers, json_response
 from cortex.serving.exchange import Exchange
+from cortex.serving.hosts import HostCheck, own_names
 from cortex.serving.protocol import Drain, Site
 from cortex.serving.run import Listener, bind, parse_address, run
 
@@ -50,8 +54,9 @@ FIRST_ROUND_SECONDS = 2.0
 class CortexGateway:
     """Everything a running gateway owns; `lifespan` is its life.
 
-    *state* is the directory for what operators told it. *path* is the file that *config* was read from: it and the
-    catalogue beside it are watched for edits; without one nothing is watched.
+    *state* is the directory for what operators told it, and what it has to remember. *path* is the file that *config*
+    was read from: it is watched for edits, and the catalogue and the keys beside it; without one nothing is watched,
+    and keys are looked for in *state*.
     """
 
     def __init__(self, config: GatewayConfig, catalogue: Catalogue, state: Path, path: Path | None = None) -> None:
@@ -60,18 +65,23 @@ class CortexGateway:
         self.created = int(time.time())
         self.metrics, self.feed, self.drain = Metrics(), Feed(), Drain()
         self.nodes = Nodes(config.neurons, state)
-        limits = config.limits
-        self._pool, self.control = Pool(limits.connect_seconds), Control(Pool(limits.connect_seconds))
+        limits, origin = config.limits, path or state / "cortex.toml"
+        token = node_token(origin, config)
+        self._pool, self.control = Pool(limits.connect_seconds), Control(Pool(limits.connect_seconds), token)
         self.poller = Poller(
             (), limits, self.control, on_lost=self._pool.drop, on_change=self._node_changed, clock=self.clock
         )
         self.steward = Steward(
             catalogue.specs, config.policy(), self.poller, self.control, self.metrics, self.feed, self.clock
         )
-        relay = Relay(self._pool, limits.stall_seconds)
+        relay = Relay(self._pool, limits.stall_seconds, token)
         self.responses = StoredResponses(state / "responses.db")
+        host, _ = parse_address(config.gateway.listen, "gateway.listen")
+        self.access = Access(config.keys, key_file(origin, config), state / "ledger.db", host)
         dialects = Dialects(self.responses)
-        self.inference = Inference(catalogue, dialects, self.steward, self.poller, relay, self.metrics, self.feed)
+        self.inference = Inference(
+            catalogue, self.access, dialects, self.steward, self.poller, relay, self.metrics, self.feed
+        )
         self.metrics.observe(lambda: self.poller.view)
         self.watch: Watch | None = None
         if path is not None:
@@ -82,13 +92,18 @@ class CortexGateway:
                 catalogue,
                 on_config=self._config_changed,
                 on_catalogue=self._catalogue_changed,
+                keys=self.access.keys,
+                key_file=self.access.key_file,
+                on_keys=self.access.take,
             )
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncGenerator[None, None]:
         """Live from the first look at the fleet to the last relayed byte."""
+        await self.access.start()
         self._follow_nodes()
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.access.ledger.run, name="ledger")
             await self.poller.first_round(FIRST_ROUND_SECONDS)
             self.steward.start(tasks)
             tasks.start_soon(self.poller.run, name="poller")
@@ -164,8 +179,25 @@ class CortexGateway:
 
     # what is not the data path ----------------------------------------------------------------------------------------
 
-    def application(self) -> Starlette:
-        """Return everything that is not the data path."""
+    def site(self) -> Site:
+        """Return what is served to clients and operators."""
+        return Site(dict.fromkeys(PATHS, self.infer), self.application(), self.drain, self._look)
+
+    def _look(self, exchange: Exchange) -> None:
+        """Judge a request before anything else does. Raises what refuses it."""
+        self.access.look(exchange)
+        refuse_websocket(exchange)
+
+    def metrics_site(self) -> Site:
+        """Return what is served on the metrics' own port, where nobody asks for a key."""
+        host, _ = parse_address(self.config.gateway.metrics_listen, "gateway.metrics_listen")
+        routes = [Route("/metrics", self.prometheus), Route("/", self.prometheus)]
+        allowed = self.config.keys.allowed_hosts
+        check = HostCheck(host, own_names() if allowed is None else allowed)
+        return Site({}, Starlette(routes=routes, exception_handlers=error_handlers()), check=check)
+
+    def application(self) -> ASGIApp:
+        """Return everything that is not the data path, behind the guard."""
         routes = [
             Route("/", self.health, methods=["GET", "HEAD"]),
             Route("/health", self.health),
@@ -175,7 +207,9 @@ class CortexGateway:
             *FleetRoutes(self).table(),
             *DialectRoutes(self).table(),
         ]
-        return Starlette(routes=routes, lifespan=self.lifespan, exception_handlers=error_handlers())
+        return self.access.guarded(
+            Starlette(routes=routes, lifespan=self.lifespan, exception_handlers=error_handlers())
+        )
 
     async def infer(self, exchange: Exchange) -> None:
         """Serve the data path."""
@@ -190,35 +224,38 @@ class CortexGateway:
         return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def models(self, request: Request) -> Response:
-        """`GET /v1/models`, in Anthropic's shape for those who speak its dialect."""
-        data = list_models(self.catalogue, self.poller.view, self.created)
+        """`GET /v1/models`: what the caller may use, in Anthropic's shape for those who speak its dialect."""
+        caller = caller_of(request)
+        listed = list_models(self.catalogue, self.poller.view, self.created, self._situation())
+        data = [entry for entry in listed if caller.allows((entry["id"], *entry["aliases"]))]
         if "anthropic-version" in request.headers:
             return anthropic_models(data, request)
         return json_response({"object": "list", "data": data})
+
+    def _situation(self) -> Situation:
+        return self.steward.reconciler.situation(self.clock())
 
     async def model(self, request: Request) -> Response:
         """`GET /v1/models/{id}`, by id or alias."""
         name = request.path_params["model"]
         spec = self.catalogue.find(name)
         model = spec.id if spec is not None else name
+        caller = caller_of(request)
+        caller.require_model((name, model, *(spec.aliases if spec is not None else ())))
         if spec is None and model not in self.poller.view.models:
-            raise ModelNotFound(model, self.catalogue.near(model, self.poller.view.models))
-        return json_response(describe_model(model, spec, self.poller.view, self.created))
+            raise ModelNotFound(model, known_to(caller, self.catalogue.near(model, self.poller.view.models)))
+        entry = describe_model(model, spec, self.poller.view, self.created, self._situation())
+        return anthropic_model(entry) if "anthropic-version" in request.headers else json_response(entry)
 
 
 def listeners_for(config: GatewayConfig, catalogue: Catalogue, path: Path) -> Sequence[Listener]:
     """Bind both addresses and return what is served on them. Raises ConfigError."""
-    api = bind(*parse_address(config.gateway.listen, "gateway.listen"), "gateway.listen")
+    host, port = parse_address(config.gateway.listen, "gateway.listen")
+    check_listening(config.keys, key_file(path, config), host)
+    api = bind(host, port, "gateway.listen")
     metrics = bind(*parse_address(config.gateway.metrics_listen, "gateway.metrics_listen"), "gateway.metrics_listen")
     gateway = CortexGateway(config, catalogue, state_directory(path, config, os.environ), path)
-    metrics_only = Starlette(
-        routes=[Route("/metrics", gateway.prometheus), Route("/", gateway.prometheus)],
-        exception_handlers=error_handlers(),
-    )
-    return [
-        Listener(api, Site(dict.fromkeys(PATHS, gateway.infer), gateway.application(), gateway.drain)),
-        Listener(metrics, Site({}, metrics_only)),
-    ]
+    return [Listener(api, gateway.site()), Listener(metrics, gateway.metrics_site())]
 
 
 def serve(config: GatewayConfig, catalogue: Catalogue, path: Path) -> None:

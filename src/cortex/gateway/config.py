@@ -1,4 +1,4 @@
-"""`cortex.toml`: where to listen and to whom, which nodes there are, how long to wait, how models share their memory."""
+"""`cortex.toml`: where to listen and to whom, which nodes there are, how long to wait, how models share memory."""
 
 from __future__ import annotations
 

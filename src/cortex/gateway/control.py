@@ -11,8 +11,16 @@ from dataclasses import dataclass, field
 
 from cortex.core.errors import UpstreamFailed, UpstreamTimeout
 from cortex.gateway.upstream import Address, Connection, Pool
+from cortex.wire.errors import error_from
+from cortex.wire.node_auth import header_line
 
 MAX_ANSWER_BYTES = 8 << 20
+
+
+class NodeRefuses(UpstreamFailed):
+    """The node answers, and will not have us: its token or its names are not what we think they are."""
+
+    code = "node_refuses"
 
 
 @dataclass(slots=True)
@@ -35,23 +43,24 @@ class Answer:
 
 
 class Control:
-    """Calls to nodes over *pool*, which nothing else may use."""
+    """Calls to nodes over *pool*, which nothing else may use, signed with the nodes' *token* if they have one."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, token: str | None = None) -> None:
+        self._pool, self._signature = pool, header_line(token)
 
     async def get(self, address: Address, path: str, timeout_seconds: float) -> bytes:
         """Return the body that the node at *address* answers at *path*.
 
-        Raises UpstreamTimeout after *timeout_seconds* in all, UpstreamFailed when the connection breaks or the status
-        is not 200; redirects are not followed.
+        Raises UpstreamTimeout after *timeout_seconds* in all, NodeRefuses when the node does not take it from us,
+        UpstreamFailed when the connection breaks or the status is not 200; redirects are not followed.
         """
-        request = f"GET {path} HTTP/1.1\r\nhost: {_host(address)}\r\n\r\n".encode()
+        request = f"GET {path} HTTP/1.1\r\nhost: {_host(address)}\r\n{self._signature}\r\n".encode()
         try:
             async with asyncio.timeout(timeout_seconds):
                 answer = await self._ask_again_if_stale(address, request)
         except TimeoutError:
             raise _late(path, timeout_seconds) from None
+        self._check(answer)
         if answer.status != 200:
             reason = f"{path} answered HTTP {answer.status}"
             raise UpstreamFailed(reason, code="upstream_malformed_response")
@@ -63,18 +72,21 @@ class Control:
         """Return what the node at *address* answers to the JSON *body*, whatever the status.
 
         The connection is a new one, so that a failure is never that of a stale one, and no order is given twice.
-        Raises UpstreamTimeout after *timeout_seconds* in all (None: never), UpstreamFailed when the connection breaks.
+        Raises UpstreamTimeout after *timeout_seconds* in all (None: never), NodeRefuses when the node does not take it
+        from us, UpstreamFailed when the connection breaks.
         """
         told = f"x-request-id: {request_id}\r\n" if request_id else ""
         head = (
             f"POST {path} HTTP/1.1\r\nhost: {_host(address)}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n{told}\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n{self._signature}{told}\r\n"
         )
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await self._exchange_once(address, head.encode() + body)
+                answer = await self._exchange_once(address, head.encode() + body)
         except TimeoutError:
             raise _late(path, timeout_seconds or 0.0) from None
+        self._check(answer)
+        return answer
 
     def drop(self, address: Address) -> None:
         """Fail every call to a node that is taken for dead, at once."""
@@ -83,6 +95,13 @@ class Control:
     def close(self) -> None:
         """Close every connection."""
         self._pool.close()
+
+    def _check(self, answer: Answer) -> None:
+        """Raise NodeRefuses if the node does not know us, or not by the name that we call it."""
+        if answer.status == 401:
+            raise NodeRefuses("refuses our token" if self._signature else "wants a token, and we have none")
+        if answer.status == 403:
+            raise NodeRefuses(f"refuses us: {error_from(answer.status, answer.body)}")
 
     async def _ask_again_if_stale(self, address: Address, request: bytes) -> Answer:
         connection = await self._pool.take(address)

@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import secrets
+import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from cortex.core.logging import get_logger
 from cortex.gateway.stored_responses import StoredResponses
 from cortex.serving.exchange import Exchange
 from cortex.wire.anthropic import read_messages
 from cortex.wire.envelopes import MESSAGES
-from cortex.wire.openai import CHAT, KINDS, read_head
+from cortex.wire.openai import CHAT, COMPLETION, KINDS, read_head
 from cortex.wire.responses.items import response_of
 from cortex.wire.responses.request import previous_id, referenced_ids
+from cortex.wire.responses.stored import StoredResponse
 from cortex.wire.responses.translation import ResponsesTranslation, read_responses
 from cortex.wire.sse import comment
 from cortex.wire.translation import Translation
 
+log = get_logger(__name__)
+
 RESPONSES = "/v1/responses"
 PATHS = (*KINDS, MESSAGES, RESPONSES)
+_GENERATING = frozenset({CHAT, COMPLETION})
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as the hub has it. *translation* is None where the client speaks the hub's dialect: its bytes pass."""
+    """A request as the hub has it. *translation* is None where the client speaks the hub's dialect: its bytes pass.
+
+    *max_tokens* is the longest answer that is asked for, if any is.
+    """
 
     model: str
     stream: bool
     path: str
     body: bytes
     translation: Translation | None = None
+    max_tokens: int | None = None
 
     @property
     def ignored(self) -> tuple[str, ...]:
@@ -58,7 +68,8 @@ class Dialects:
         if exchange.path == RESPONSES:
             return _translated(self._responses(body, owner))
         head = read_head(body)
-        return Asked(head.model, bool(head.stream), exchange.path, body)
+        limit = head.limit if exchange.path in _GENERATING else 0
+        return Asked(head.model, bool(head.stream), exchange.path, body, max_tokens=limit)
 
     def done(self, asked: Asked, owner: str) -> None:
         """Take note that *asked* was answered whole: a response is kept if its client wants that."""
@@ -66,7 +77,14 @@ class Dialects:
         if isinstance(translation, ResponsesTranslation) and translation.store:
             stored = translation.stored()
             if stored is not None:
-                self._stored.keep(stored, owner, time.time())
+                self._keep(stored, owner)
+
+    def _keep(self, response: StoredResponse, owner: str) -> None:
+        """Keep *response*. Its client has it already: a full disk costs no more than what might go on from it."""
+        try:
+            self._stored.keep(response, owner, time.time())
+        except sqlite3.Error as error:
+            log.warning("response_not_kept", response=response.id, error=str(error))
 
     def _responses(self, body: bytes, owner: str) -> ResponsesTranslation:
         response_id = f"resp_{secrets.token_hex(16)}"
@@ -93,4 +111,5 @@ class Dialects:
 
 
 def _translated(translation: Translation) -> Asked:
-    return Asked(translation.model, translation.stream, CHAT, translation.body, translation)
+    limit = read_head(translation.body).limit
+    return Asked(translation.model, translation.stream, CHAT, translation.body, translation, limit)

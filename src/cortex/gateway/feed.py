@@ -44,7 +44,7 @@ class Feed:
     def entries(self, *, after: int = 0, model: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """Return the last *limit* entries later than number *after*, of *model* if one is given, oldest first."""
         found = [e for e in self._entries if e["seq"] > after and (model is None or e.get("model") == model)]
-        return found[-limit:]
+        return found[-limit:] if limit else []
 
     @contextmanager
     def listener(self, after: int | None = None) -> Generator[Listener, None, None]:
@@ -68,15 +68,15 @@ class Listener:
         self._missed = 0
 
     def tell(self, entry: dict[str, Any]) -> None:
-        """Take one more entry, or count it as missed."""
+        """Take one more entry; beyond what fits, the oldest is missed for it."""
         if len(self._waiting) >= LISTENER_CAPACITY:
+            self._waiting.popleft()
             self._missed += 1
-            return
         self._waiting.append(entry)
         self._some.set()
 
     async def next(self, seconds: float) -> dict[str, Any] | None:
-        """Return the next entry, or None when there is none for so many *seconds*; `missed` tells of a gap."""
+        """Return the next entry, or None when there is none for so many *seconds*; `missed` is a gap before it."""
         if not self._waiting:
             self._some = anyio.Event()
             with anyio.move_on_after(seconds):
@@ -84,6 +84,7 @@ class Listener:
         if not self._waiting:
             return None
         if self._missed:
-            missed, self._missed = self._missed, 0
-            return {**self._waiting[0], "kind": "missed", "count": missed}
+            count, self._missed = self._missed, 0
+            first = self._waiting[0]
+            return {"seq": first["seq"] - 1, "time": first["time"], "kind": "missed", "count": count}
         return self._waiting.popleft()

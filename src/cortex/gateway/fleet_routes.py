@@ -22,14 +22,18 @@ if TYPE_CHECKING:
 
 MAX_ENTRIES = 5000
 SILENCE_SECONDS = 1.0
+# An explanation waits for what the nodes say of a model's need, but not for one that does not answer.
+INQUIRE_SECONDS = 3.0
 
 
-class _NewNode(msgspec.Struct, forbid_unknown_fields=True):
+class NewNode(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /fleet/nodes`."""
+
     name: str
     endpoint: str
 
 
-_new_node = msgspec.json.Decoder(_NewNode)
+_new_node = msgspec.json.Decoder(NewNode)
 
 
 class FleetRoutes:
@@ -53,10 +57,15 @@ class FleetRoutes:
 
     async def fleet(self, _: Request) -> Response:
         """`GET /fleet`: every node with its devices and replicas, and what waits or is under way."""
-        gateway = self._gateway
-        situation = gateway.steward.reconciler.situation(gateway.clock())
-        nodes = [describe_node(node, gateway.clock()) for node in situation.view.nodes]
-        return json_response({"nodes": nodes, "refused_edits": dict(gateway.refused_edits)})
+        gateway, reconciler = self._gateway, self._gateway.steward.reconciler
+        situation, doors = reconciler.situation(gateway.clock()), reconciler.doors
+        fleet = {
+            "nodes": [describe_node(node, situation.now) for node in situation.view.nodes],
+            "waiting": {model: len(doors.waiting(model)) for model in doors.waiting_since()},
+            "plans": {node: [claim.model for claim in claims] for node, claims in situation.commitments.items()},
+            "refused_edits": dict(gateway.refused_edits),
+        }
+        return json_response(fleet)
 
     async def explain(self, request: Request) -> Response:
         """`GET /fleet/explain/{model}`: what would happen to a request for it now, and why."""
@@ -65,6 +74,7 @@ class FleetRoutes:
         model, view = spec.id if spec is not None else name, gateway.poller.view
         if spec is None and model not in view.models:
             raise ModelNotFound(model, gateway.catalogue.near(model, view.models))
+        await gateway.steward.inquire(model, INQUIRE_SECONDS)
         reconciler = gateway.steward.reconciler
         situation = reconciler.situation(gateway.clock())
         explained = explain_model(model, situation, reconciler.doors, reconciler.job(model))

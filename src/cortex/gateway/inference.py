@@ -11,15 +11,19 @@ from functools import partial
 from cortex.core.errors import CortexError, ModelNotFound, NoHealthyNode, Overloaded
 from cortex.core.ids import is_model_id
 from cortex.core.logging import get_logger
+from cortex.core.model_spec import ModelSpec
 from cortex.fleet.affinity import Keys
 from cortex.fleet.route import Choice
 from cortex.fleet.view import ReplicaView
+from cortex.gateway.access import Access, known_to
 from cortex.gateway.catalogue import Catalogue
 from cortex.gateway.dialects import Asked, Dialects
 from cortex.gateway.feed import Feed
+from cortex.gateway.keys.caller import Admission, Caller
+from cortex.gateway.keys.check import prompt_estimate
 from cortex.gateway.metrics import Metrics
 from cortex.gateway.poller import Poller
-from cortex.gateway.relay import Outcome, Relay, TryElsewhere
+from cortex.gateway.relay import Outcome, Relay, TryElsewhere, ignored_header
 from cortex.gateway.steward import Steward, WaitingRequest
 from cortex.serving.event_stream import EventStream
 from cortex.serving.exchange import Exchange
@@ -27,13 +31,11 @@ from cortex.wire.engine_api import Usage
 from cortex.wire.errors import openai_event
 from cortex.wire.openai import KINDS, read_request
 from cortex.wire.session import message_chain, read_prompt, session_key
-from cortex.wire.sse import Trailer
 
 log = get_logger(__name__)
 
 PATIENCE_SECONDS = 0.9
 MAX_ATTEMPTS = 6
-ANONYMOUS = ""
 SESSION_DIGITS = 16
 # The node is well, and the model is not there, or not there yet: it may be loaded, or waited for.
 _STALE = frozenset({"model_not_found", "model_not_ready", "engine_failed", "shutting_down"})
@@ -52,6 +54,22 @@ def _check(asked: Asked, stream: EventStream | None) -> None:
         stream.headers = [(b"x-cortex-ignored", ", ".join(ignored).encode())]
 
 
+def paid_usage(outcome: Outcome | None, prompt_tokens: int) -> Usage | None:
+    """Return what a request is paid for with; None if no replica began to serve it.
+
+    That is the replica's own count. Without one, as when the client hung up, it is the estimate of *prompt_tokens* and
+    the events that came, of which each brings about a token: nobody saves by leaving early.
+    """
+    if outcome is None:
+        return None
+    if outcome.trailer is None:
+        return Usage(prompt_tokens, outcome.events)
+    if outcome.trailer.finish_reason != "error":
+        return outcome.trailer.usage
+    came = outcome.events - 1  # the last one is the error
+    return Usage(prompt_tokens, came) if came > 0 else None
+
+
 @dataclass(slots=True)
 class Story:
     """What happened to one request, for its last log line and the books."""
@@ -61,6 +79,7 @@ class Story:
     known: bool = False
     node: str = "-"
     asked: Asked | None = None
+    caller: Caller | None = None
     arrived: float = field(default_factory=time.perf_counter)
     wait_seconds: float = 0.0
     waits: bool = False
@@ -72,6 +91,17 @@ class Story:
     def stream(self) -> bool:
         """Whether the client wants a stream."""
         return self.asked is not None and self.asked.stream
+
+    @property
+    def answered(self) -> bool:
+        """Whether the node has said all that it has to say."""
+        return self.outcome is not None and self.outcome.trailer is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the node ended the answer with an error."""
+        trailer = self.outcome.trailer if self.outcome else None
+        return trailer is not None and trailer.finish_reason == "error"
 
     def elapsed(self) -> float:
         """Return the seconds since the request arrived."""
@@ -97,6 +127,7 @@ class Inference:
     def __init__(
         self,
         catalogue: Catalogue,
+        access: Access,
         dialects: Dialects,
         steward: Steward,
         poller: Poller,
@@ -104,7 +135,7 @@ class Inference:
         metrics: Metrics,
         feed: Feed,
     ) -> None:
-        self.catalogue, self._dialects = catalogue, dialects
+        self.catalogue, self._access, self._dialects = catalogue, access, dialects
         self._steward, self._poller, self._relay = steward, poller, relay
         self._metrics, self._feed = metrics, feed
 
@@ -118,26 +149,63 @@ class Inference:
             self._log(story, status=error.status, error=str(error), code=error.code)
             raise
         except asyncio.CancelledError:
-            self._metrics.left(story.label, story.node, story.elapsed())
-            self._log(story, status=499, error="the client went away, or the gateway is stopping")
+            if story.answered:  # a client that has the last event need not wait for the end of the transfer
+                self._book(story)
+            else:
+                self._metrics.left(story.label, story.node, story.elapsed())
+                self._log(story, status=499, error="the client went away, or the gateway is stopping")
             raise
         except BaseException as error:
             self._metrics.failed(story.label, story.node, "internal_error", story.elapsed())
             self._log(story, status=500, error=repr(error), code="internal_error")
             raise
+        self._book(story)
+
+    def _book(self, story: Story) -> None:
+        """Count and log an answer that is out, and tell those who listen."""
         trailer = story.outcome.trailer if story.outcome else None
-        if trailer is not None and trailer.finish_reason == "error":
+        if story.failed:
             self._metrics.failed(story.label, story.node, "stream_error", story.elapsed())
         else:
             self._metrics.served(story.label, story.node, story.elapsed(), trailer, story.first_token_seconds)
         if trailer is not None and self._feed.listened:
             self._pass_on(story, trailer.usage)
-        self._log(story, status=exchange.status)
+        self._log(story, status=story.exchange.status)
 
     async def _serve(self, exchange: Exchange, story: Story) -> None:
+        caller = story.caller = self._access.enter(exchange.headers)
+        caller.require("inference")
         exchange.require_json()
-        asked = story.asked = self._dialects.read(exchange, ANONYMOUS)
+        asked = story.asked = self._dialects.read(exchange, caller.id)
         spec = self.catalogue.find(asked.model)
+        tokens = prompt_estimate(len(asked.body))
+        admission = self._admit(asked, spec, exchange, caller, tokens)
+        try:
+            await self._serve_admitted(asked, spec, exchange, story)
+            if not story.failed:
+                self._dialects.done(asked, caller.id)
+        finally:
+            usage = paid_usage(story.outcome, tokens)
+            if usage is None:
+                admission.release(self._access.clock())
+            else:
+                admission.settle(usage, self._access.clock())
+            self._metrics.key_used(caller.name, usage)
+
+    def _admit(
+        self, asked: Asked, spec: ModelSpec | None, exchange: Exchange, caller: Caller, prompt_tokens: int
+    ) -> Admission:
+        """Let a request in, and have its answer tell where the caller's limits stand, whatever becomes of it."""
+        names = (asked.model, spec.id, *spec.aliases) if spec is not None else (asked.model,)
+        try:
+            return caller.admit(names, prompt_tokens, asked.max_tokens, self._access.clock())
+        except CortexError as error:
+            self._metrics.key_refused(caller.name, error.code or str(error.status))
+            raise
+        finally:
+            exchange.told = self._access.limits_of(caller, exchange.path)
+
+    async def _serve_admitted(self, asked: Asked, spec: ModelSpec | None, exchange: Exchange, story: Story) -> None:
         model = spec.id if spec is not None else asked.model
         if not is_model_id(model):
             raise ModelNotFound(model)
@@ -148,7 +216,6 @@ class Inference:
             await self._stream(asked, exchange, story, ticket)
         else:
             await self._attempts(asked, exchange, story, ticket, None)
-        self._dialects.done(asked, ANONYMOUS)
 
     async def _stream(self, asked: Asked, exchange: Exchange, story: Story, ticket: WaitingRequest) -> None:
         def keep_alive() -> bytes:
@@ -157,7 +224,11 @@ class Inference:
 
         last_words = asked.translation.fail if asked.translation is not None else openai_event
         with EventStream(
-            exchange, patience_seconds=PATIENCE_SECONDS, comment=keep_alive, last_words=last_words
+            exchange,
+            headers=ignored_header(asked, {}),
+            patience_seconds=PATIENCE_SECONDS,
+            comment=keep_alive,
+            last_words=last_words,
         ) as stream:
             await self._attempts(asked, exchange, story, ticket, stream)
             stream.finish()
@@ -175,7 +246,7 @@ class Inference:
             try:
                 await self._relay_to(choice.replica, asked, exchange, story, stream)
             except TryElsewhere as failure:
-                last = failure.error
+                story.outcome, last = None, failure.error
                 await self._note_failure(choice.replica, last, story, ticket)
             else:
                 return
@@ -188,7 +259,7 @@ class Inference:
         try:
             return await self._steward.replica_for(ticket)
         except CortexError as error:
-            raise last or self._with_hints(error, story.model) from None
+            raise last or self._with_hints(error, story) from None
         finally:
             story.waits = False
             story.wait_seconds += time.perf_counter() - began
@@ -197,17 +268,21 @@ class Inference:
         self, replica: ReplicaView, asked: Asked, exchange: Exchange, story: Story, stream: EventStream | None
     ) -> None:
         node = story.node = replica.node
-        trailer: Trailer | None = None
+        outcome = story.outcome = Outcome()
         try:
             address = self._poller.address(node)
             if stream is not None:
-                story.outcome = await self._relay.stream(asked, exchange, stream, address, node, story.model)
+                await self._relay.stream(asked, exchange, stream, address, node, story.model, outcome)
             else:
-                story.outcome = await self._relay.unary(asked, exchange, address, node, story.model)
-            trailer = story.outcome.trailer
+                await self._relay.unary(asked, exchange, address, node, story.model, outcome)
         except KeyError:
             raise TryElsewhere(NoHealthyNode(f"node {node} was removed")) from None
+        except CortexError:
+            if not outcome.events:
+                story.outcome = None
+            raise
         finally:
+            trailer = outcome.trailer
             known = (trailer.usage, trailer.timings) if trailer is not None else (None, None)
             self._steward.finished(replica.spot, *known)
 
@@ -240,9 +315,10 @@ class Inference:
         ready = self._steward.reconciler.ready(ticket.model)
         return any(other.node != replica.node and ticket.can_use(other) for other in ready)
 
-    def _with_hints(self, error: CortexError, model: str) -> CortexError:
-        if isinstance(error, ModelNotFound):
-            return ModelNotFound(model, self.catalogue.near(model, self._poller.view.models))
+    def _with_hints(self, error: CortexError, story: Story) -> CortexError:
+        if isinstance(error, ModelNotFound) and story.caller is not None:
+            near = self.catalogue.near(story.model, self._poller.view.models)
+            return ModelNotFound(story.model, known_to(story.caller, near))
         return error
 
     def _pass_on(self, story: Story, usage: Usage) -> None:
@@ -270,6 +346,7 @@ class Inference:
             "request_finished",
             request=story.exchange.request_id,
             path=story.exchange.path,
+            key=story.caller.name if story.caller else None,
             model=story.model,
             node=story.node,
             stream=story.stream,

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from cortex.fleet.view import FleetView
 from cortex.fleet.work import Event
+from cortex.wire.engine_api import Usage
 from cortex.wire.sse import Trailer
 
 DURATION_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
@@ -43,6 +44,14 @@ class Metrics:
         self._speed = _histogram(registry, "cortex_tokens_per_second", "Decoded tokens a second", SPEED_BUCKETS)
         self._prompt = Counter("cortex_prompt_tokens", "Prompt tokens", _WHERE, registry=registry)
         self._completion = Counter("cortex_completion_tokens", "Completion tokens", _WHERE, registry=registry)
+        self._key_requests = Counter("cortex_key_requests", "Requests let in, by key", ["key"], registry=registry)
+        self._key_refusals = Counter(
+            "cortex_key_refusals",
+            "Requests over a key's limits, or for another model",
+            ["key", "code"],
+            registry=registry,
+        )
+        self._key_tokens = Counter("cortex_key_tokens", "Tokens that keys used", ["key", "kind"], registry=registry)
         self._cached = Counter("cortex_cached_prompt_tokens", "Prompt tokens from a cache", _WHERE, registry=registry)
 
     def observe(self, view: Callable[[], FleetView]) -> None:
@@ -80,6 +89,17 @@ class Metrics:
         self._requests.labels(model, node).inc()
         self._gone.labels(model, node).inc()
         self._duration.labels(model, node).observe(seconds)
+
+    def key_refused(self, key: str, code: str) -> None:
+        """Count a request that the key called *key* was not allowed."""
+        self._key_refusals.labels(key, code).inc()
+
+    def key_used(self, key: str, usage: Usage | None) -> None:
+        """Count a request of the key called *key*, and what it paid."""
+        self._key_requests.labels(key).inc()
+        if usage is not None:
+            self._key_tokens.labels(key, "prompt").inc(usage.prompt_tokens)
+            self._key_tokens.labels(key, "completion").inc(usage.completion_tokens)
 
     def served(
         self, model: str, node: str, seconds: float, trailer: Trailer | None, first_token_seconds: float | None

@@ -17,7 +17,7 @@ from cortex.core.errors import BadRequest, UpstreamFailed, UpstreamTimeout
 from cortex.core.logging import get_logger
 from cortex.fleet.view import FleetView, NodeView
 from cortex.gateway.config import Limits, NeuronAddress
-from cortex.gateway.control import Control
+from cortex.gateway.control import Control, NodeRefuses
 from cortex.gateway.sighting import discovered_node, same_but_seen, seen_node
 from cortex.gateway.upstream import Address
 from cortex.wire.json import decode
@@ -214,7 +214,9 @@ class Poller:
         known.misses += 1
         if known.answered and known.misses < self.limits.misses:
             return
-        reason = f"does not answer: {error}"
+        reason = str(error) if isinstance(error, NodeRefuses) else f"does not answer: {error}"
+        if isinstance(error, NodeRefuses) and known.view.reason != reason:
+            log.warning("node_refuses", node=known.view.name, reason=reason)
         self._set(known, replace(known.view, healthy=False, reason=reason, rooms=(), replicas=()))
         if known.answered and not known.lost:
             known.lost = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cortex.core.errors import CortexError, UpstreamFailed
 from cortex.gateway.dialects import Asked
@@ -12,9 +12,11 @@ from cortex.gateway.upstream import Address, Connection, Pool
 from cortex.serving.event_stream import EventStream
 from cortex.serving.exchange import JSON, Exchange, Headers
 from cortex.wire.errors import RemoteError, error_from
+from cortex.wire.node_auth import header_line
 from cortex.wire.sse import EventRelay, Trailer, decode_trailer
 
 MAX_UNARY_BYTES = 256 << 20
+_END_OF_CHUNK = b"}\n\n"  # only there: JSON has no line ends inside, and comments end otherwise
 # A node says these when another replica, or a fresh look at the fleet, may do better.
 _ELSEWHERE = frozenset({429, 502, 503, 504})
 
@@ -29,11 +31,11 @@ class TryElsewhere(Exception):
 
 @dataclass(slots=True)
 class Outcome:
-    """How a relayed request went: the trailer, if the node sent one, and when the node had the request."""
+    """How a relayed request goes: when the node had it, how many events have come, the trailer once it is whole."""
 
-    status: int = 200
     trailer: Trailer | None = None
-    sent_at: float = 0.0
+    sent_at: float = field(default_factory=time.perf_counter)
+    events: int = 0
 
 
 class _Unary:
@@ -63,11 +65,17 @@ class _Streaming(_Unary):
     """Pass events on as they come; an answer that is not a stream of events is collected instead."""
 
     def __init__(
-        self, stream: EventStream, exchange: Exchange, connection: Connection, asked: Asked, headers: Headers
+        self,
+        stream: EventStream,
+        exchange: Exchange,
+        connection: Connection,
+        asked: Asked,
+        headers: Headers,
+        outcome: Outcome,
     ) -> None:
         super().__init__()
         self._stream, self._exchange, self._connection, self._headers = stream, exchange, connection, headers
-        self._asked, self._translation = asked, asked.translation
+        self._asked, self._translation, self._outcome = asked, asked.translation, outcome
         self.relay = EventRelay()
         self.is_events = False
 
@@ -83,6 +91,8 @@ class _Streaming(_Unary):
             super().on_data(data)
             return
         ready = self.relay.feed(data)
+        self._outcome.trailer = self.relay.trailer
+        self._outcome.events += ready.count(_END_OF_CHUNK)
         if ready and self._translation is not None:
             ready = self._translation.feed(ready)
         if ready:
@@ -92,25 +102,31 @@ class _Streaming(_Unary):
 
 
 class Relay:
-    """Requests to replicas over one pool of connections."""
+    """Requests to replicas over one pool of connections, signed with the nodes' *token* if they have one."""
 
-    def __init__(self, pool: Pool, stall_seconds: float) -> None:
-        self._pool, self._stall_seconds = pool, stall_seconds
+    def __init__(self, pool: Pool, stall_seconds: float, token: str | None = None) -> None:
+        self._pool, self._stall_seconds, self._signature = pool, stall_seconds, header_line(token)
 
     async def stream(
-        self, asked: Asked, exchange: Exchange, stream: EventStream, address: Address, node: str, model: str
-    ) -> Outcome:
+        self,
+        asked: Asked,
+        exchange: Exchange,
+        stream: EventStream,
+        address: Address,
+        node: str,
+        model: str,
+        outcome: Outcome,
+    ) -> None:
         """Relay a stream. Raises TryElsewhere while nothing of an answer is out, else what broke it."""
-        outcome = Outcome(sent_at=time.perf_counter())
         sink: _Streaming | None = None
 
         def sink_for(connection: Connection) -> _Streaming:
             nonlocal sink
-            sink = _Streaming(stream, exchange, connection, asked, [(b"x-cortex-node", node.encode())])
+            sink = _Streaming(stream, exchange, connection, asked, [(b"x-cortex-node", node.encode())], outcome)
             return sink
 
         try:
-            request = _request(asked, exchange.request_id, address, model)
+            request = _request(asked, exchange.request_id, address, model, self._signature)
             await self._send(request, address, sink_for, self._stall_seconds)
         except CortexError as error:
             if sink is None or not sink.relay.saw_data:
@@ -118,31 +134,29 @@ class Relay:
             raise
         assert sink is not None
         if not sink.is_events:
-            raise _refusal(sink)
-        outcome.trailer = sink.relay.trailer
+            raise refusal_of(sink.status, sink.headers, sink.body)
         if outcome.trailer is None:
             cut_short = UpstreamFailed("the node's answer ended before it was whole")
             raise cut_short if sink.relay.saw_data else TryElsewhere(cut_short)
         if asked.translation is not None:
             stream.write(asked.translation.end())
-        return outcome
 
-    async def unary(self, asked: Asked, exchange: Exchange, address: Address, node: str, model: str) -> Outcome:
+    async def unary(
+        self, asked: Asked, exchange: Exchange, address: Address, node: str, model: str, outcome: Outcome
+    ) -> None:
         """Relay a whole answer. Raises TryElsewhere, or the node's refusal as it stands."""
-        outcome = Outcome(sent_at=time.perf_counter())
         sink = _Unary()
         try:
-            request = _request(asked, exchange.request_id, address, model)
+            request = _request(asked, exchange.request_id, address, model, self._signature)
             await self._send(request, address, lambda _: sink, None)
         except CortexError as error:
             raise TryElsewhere(error) from None
         if sink.status != 200 or not sink.headers.get(b"content-type", b"").startswith(b"application/json"):
-            raise _refusal(sink)
+            raise refusal_of(sink.status, sink.headers, sink.body)
         outcome.trailer = decode_trailer(sink.headers.get(b"x-cortex-trailer", b""))
         body = sink.body if asked.translation is None else asked.translation.whole(sink.body)
         headers = [JSON, (b"x-cortex-node", node.encode()), *ignored_header(asked, sink.headers)]
         exchange.respond(200, body, headers)
-        return outcome
 
     async def _send(
         self,
@@ -171,14 +185,14 @@ class Relay:
             self._pool.give_back(address, connection)
 
 
-def _request(asked: Asked, request_id: str, address: Address, model: str) -> bytes:
+def _request(asked: Asked, request_id: str, address: Address, model: str, signature: str) -> bytes:
     """Return the request for the node: the hub's body byte for byte, and only headers of our own."""
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     opening = "x-cortex-opening: 1\r\n" if asked.translation is not None else ""
     head = (
         f"POST {asked.path} HTTP/1.1\r\nhost: {host}:{address[1]}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(asked.body)}\r\nx-request-id: {request_id}\r\n"
-        f"x-cortex-model: {model}\r\n{opening}\r\n"
+        f"x-cortex-model: {model}\r\n{signature}{opening}\r\n"
     )
     return head.encode() + asked.body
 
@@ -191,18 +205,18 @@ def ignored_header(asked: Asked, headers: Mapping[bytes, bytes]) -> Headers:
     return [(b"x-cortex-ignored", b", ".join(told))] if told else []
 
 
-def _refusal(sink: _Unary) -> Exception:
+def refusal_of(status: int, headers: Mapping[bytes, bytes], body: bytes) -> CortexError | TryElsewhere:
     """Return a node's refusal: for the client as it stands, or for another replica to try.
 
     What is not in the envelope is not a node's own word, and is nobody's to read; a node that wants a key is the
     gateway's affair, not the client's.
     """
-    retry_after = sink.headers.get(b"retry-after")
-    error: RemoteError = error_from(sink.status, sink.body, retry_after.decode("latin-1") if retry_after else None)
-    if sink.status < 400 or sink.status in (401, 403) or error.code == "upstream_malformed_response":
-        return TryElsewhere(UpstreamFailed(f"the node answered HTTP {sink.status}", code="upstream_malformed_response"))
-    if sink.headers.get(b"x-should-retry"):
-        error.should_retry = sink.headers[b"x-should-retry"] == b"true"
-    if sink.status in _ELSEWHERE or (sink.status == 404 and error.code == "model_not_found"):
+    retry_after = headers.get(b"retry-after")
+    error: RemoteError = error_from(status, body, retry_after.decode("latin-1") if retry_after else None)
+    if status < 400 or status in (401, 403) or error.code == "upstream_malformed_response":
+        return TryElsewhere(UpstreamFailed(f"the node answered HTTP {status}", code="upstream_malformed_response"))
+    if headers.get(b"x-should-retry"):
+        error.should_retry = headers[b"x-should-retry"] == b"true"
+    if status in _ELSEWHERE or (status == 404 and error.code == "model_not_found"):
         return TryElsewhere(error)
     return error

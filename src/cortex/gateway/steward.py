@@ -34,6 +34,7 @@ from cortex.wire.node_api import EstimateAnswer, LoadRequest, UnloadRequest
 log = get_logger(__name__)
 
 TICK_SECONDS = 0.5
+INQUIRE_SECONDS = 0.02
 ESTIMATE_SECONDS = 30.0
 ESTIMATES_AT_ONCE = 16
 
@@ -98,8 +99,15 @@ class Steward:
         try:
             return await ticket.turn
         except asyncio.CancelledError:
-            self.reconciler.leave(ticket)
+            self._leave(ticket)
             raise
+
+    def _leave(self, ticket: WaitingRequest) -> None:
+        """Take a request out whose client left, be it in the very turn of the loop in which it was served."""
+        self.reconciler.leave(ticket)
+        turn = ticket.turn
+        if turn.done() and not turn.cancelled() and turn.exception() is None:
+            self.finished(turn.result().replica.spot)
 
     def finished(self, spot: Spot, usage: Usage | None = None, timings: Timings | None = None) -> None:
         """Take note that a request at *spot* is over."""
@@ -116,6 +124,12 @@ class Steward:
         self.changed(node)
         view = self._poller.view.by_name.get(node)
         return view is not None and view.healthy and view.seen_at >= asked
+
+    async def inquire(self, model: str, seconds: float) -> None:
+        """Have it known what *model* takes on every node, if that can be had within so many *seconds*."""
+        with anyio.move_on_after(seconds):
+            while self.reconciler.inquires(model):
+                await anyio.sleep(INQUIRE_SECONDS)
 
     # effects ----------------------------------------------------------------------------------------------------------
 

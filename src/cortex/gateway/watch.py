@@ -1,9 +1,9 @@
-"""Take edits of `cortex.toml` and `models.toml` while the gateway runs; a broken edit is refused, the old one stays."""
+"""Take edits of configuration, catalogue and keys while the gateway runs; a broken one is refused, the old stays."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from cortex.core.errors import ConfigError
 from cortex.core.logging import get_logger
 from cortex.gateway.catalogue import Catalogue, changed, load_catalogue
 from cortex.gateway.config import GatewayConfig, catalogue_path, load_config, restart_keys
+from cortex.gateway.keys.file import Keys, load_keys
 
 log = get_logger(__name__)
 
@@ -43,12 +44,13 @@ class _File:
 
 
 class Watch:
-    """Looks at both files each second.
+    """Looks at the files each second.
 
     An edit is taken when a second look finds the file as the first one did, so that one that is being written, or is
-    missing for a moment, is not taken for what was meant. `on_config` and `on_catalogue` hear what is new.
+    missing for a moment, is not taken for what was meant. `on_config`, `on_catalogue` and `on_keys` hear what is new;
+    the last one may raise ConfigError.
 
-    The first looks read both files again, since they may have been edited while the gateway started.
+    The first looks read the files again, since they may have been edited while the gateway started.
     """
 
     def __init__(
@@ -60,20 +62,28 @@ class Watch:
         *,
         on_config: Callable[[GatewayConfig], None],
         on_catalogue: Callable[[Catalogue], None],
+        keys: Keys | None = None,
+        key_file: Path | None = None,
+        on_keys: Callable[[Keys], Awaitable[None]] | None = None,
     ) -> None:
-        """Watch the configuration at *path*, which *config* was read from, and its catalogue."""
-        self.config, self.catalogue = config, catalogue
+        """Watch the configuration at *path*, which *config* was read from, its catalogue, and its keys if it has any.
+
+        A *key_file* that is not there yet is taken when it is. One that was there and is gone is a broken edit: whoever
+        deletes it must not open the gateway to everybody.
+        """
+        self.config, self.catalogue, self.keys = config, catalogue, keys
         self._env, self._started_with = env, config
-        self._on_config, self._on_catalogue = on_config, on_catalogue
+        self._on_config, self._on_catalogue, self._on_keys = on_config, on_catalogue, on_keys
         self._config_file = _File(path)
         self._catalogue_file = _File(catalogue_path(path, config))
+        self._key_file = _File(key_file) if key_file is not None else None
         self._wake = anyio.Event()
 
     @property
     def refusals(self) -> Mapping[str, str]:
         """Why the files as they are now are not in effect, by path; empty if they are."""
-        files = (self._config_file, self._catalogue_file)
-        return {str(file.path): file.refusal for file in files if file.refusal}
+        files = (self._config_file, self._catalogue_file, self._key_file)
+        return {str(file.path): file.refusal for file in files if file is not None and file.refusal}
 
     @property
     def needs_restart(self) -> tuple[str, ...]:
@@ -100,6 +110,8 @@ class Watch:
             await self._read_config()
         if self._catalogue_file.is_edited(at_once=at_once):
             await self._read_catalogue()
+        if self._key_file is not None and self._key_file.is_edited(at_once=at_once):
+            await self._read_keys(self._key_file)
 
     async def _read_config(self) -> None:
         file = self._config_file
@@ -132,6 +144,21 @@ class Watch:
         told = {"added": changes.added, "removed": changes.removed, "changed": changes.changed}
         log.info("catalogue_changed", revision=catalogue.revision, **told)
         self._on_catalogue(catalogue)
+
+    async def _read_keys(self, file: _File) -> None:
+        try:
+            keys = await anyio.to_thread.run_sync(load_keys, file.path)
+            is_new = keys != self.keys
+            if is_new and self._on_keys is not None:
+                await self._on_keys(keys)
+        except ConfigError as error:
+            self._refuse("keys_refused", file, error)
+            return
+        file.refusal = ""
+        if is_new:
+            before, after = (set(known.by_id) if known is not None else set() for known in (self.keys, keys))
+            self.keys = keys
+            log.info("keys_changed", keys=len(after), added=len(after - before), removed=len(before - after))
 
     def _refuse(self, event: str, file: _File, error: ConfigError) -> None:
         file.refusal = str(error)

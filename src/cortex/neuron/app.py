@@ -16,9 +16,10 @@ from starlette.applications import Starlette
 from cortex import __version__
 from cortex.core.logging import get_logger
 from cortex.neuron.activation import Preload
-from cortex.neuron.config import NeuronConfig
+from cortex.neuron.config import NeuronConfig, node_token
 from cortex.neuron.devices import all_probes
 from cortex.neuron.discovery import discover
+from cortex.neuron.door import Door, open_to_others
 from cortex.neuron.generation import Generation
 from cortex.neuron.installed import installed_engines, missing_backends, probe_engines
 from cortex.neuron.metrics import Metrics
@@ -105,7 +106,10 @@ class Neuron:
 
 def listeners_for(config: NeuronConfig) -> Sequence[Listener]:
     """Bind the neuron's address and return what is served on it. Raises ConfigError."""
+    token = node_token(config)
     bound: socket.socket = bind(config.host, config.port, "port")
+    if open_to_others(config.host, token):
+        log.warning("neuron_is_open", host=config.host, reason="anybody who reaches it may use it; set a token_file")
     neuron = Neuron(config)
     routes = NodeRoutes(neuron)
     application = Starlette(routes=routes.table(), lifespan=neuron.lifespan, exception_handlers=routes.errors())
@@ -113,7 +117,9 @@ def listeners_for(config: NeuronConfig) -> Sequence[Listener]:
     async def generate(exchange: object) -> None:
         await Generation(neuron.models, neuron.metrics)(exchange)  # type: ignore[arg-type]
 
-    site = Site(dict.fromkeys(KINDS, generate), application, neuron.drain)
+    site = Site(
+        dict.fromkeys(KINDS, generate), application, neuron.drain, Door(config.host, token, config.allowed_hosts)
+    )
     return [Listener(bound, site)]
 
 

@@ -1,4 +1,4 @@
-"""`neuron.toml`: where to listen, where models are kept, what to load at the start."""
+"""`neuron.toml`: where to listen and to whom, where models are kept, what to load at the start."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from msgspec import Meta
 from cortex.core.config import load_toml
 from cortex.core.errors import ConfigError
 from cortex.core.model_spec import ModelSpec, check_spec
+from cortex.core.secrets import read_secret
+from cortex.wire.node_auth import check_token
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -48,11 +50,17 @@ class Harness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file; every key has a default."""
+    """The whole file; every key has a default.
+
+    `token_file` is relative to the file. `allowed_hosts` are the names that this machine may be called by; without it
+    any name with a token, and its own without.
+    """
 
     name: str | None = None
     host: str = "127.0.0.1"
     port: Port = 13131
+    token_file: str | None = None
+    allowed_hosts: tuple[str, ...] | None = None
     log: str = "info"
     log_format: Literal["auto", "json", "text"] = "auto"
     models: Models = Models()
@@ -83,4 +91,13 @@ def load_config(path: Path, env: Mapping[str, str]) -> NeuronConfig:
         if spec.id in seen:
             raise ConfigError(f"{path}: default_models[{index}]: {spec.id!r} is listed twice")
         seen.add(spec.id)
+    if config.token_file is not None:
+        config = msgspec.structs.replace(config, token_file=str(path.parent / Path(config.token_file).expanduser()))
     return config
+
+
+def node_token(config: NeuronConfig) -> str | None:
+    """Return what a gateway must show, if it must show anything. Raises ConfigError."""
+    if config.token_file is None:
+        return None
+    return check_token(read_secret(Path(config.token_file).expanduser(), "token_file"), "token_file")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import anyio
 from anyio import to_thread
@@ -18,13 +17,14 @@ from cortex.core.errors import CortexError, EngineFailed, NoFeasibleNode
 from cortex.core.logging import get_logger
 from cortex.core.model_spec import ModelSpec
 from cortex.fleet.fit import SIMULATED_ENGINE, Room, Wish
+from cortex.neuron.cached_files import cached_files
 from cortex.neuron.config import NeuronConfig
 from cortex.neuron.engine_process import EngineProcess
 from cortex.neuron.measured import Measured, key_of
 from cortex.neuron.memory import Memory
 from cortex.neuron.needs import Need, engine_spec, footprint_of, need_of
 from cortex.neuron.placing import Place, find_place
-from cortex.neuron.sources import ModelFiles, NotCached, SourceError, fetch
+from cortex.neuron.sources import SourceError
 from cortex.wire.engine_api import EngineSpec
 from cortex.wire.node_api import Discovery, EstimateAnswer
 
@@ -103,28 +103,14 @@ class Estimates:
 
     async def _identity(self, spec: ModelSpec) -> FileIdentity:
         """Return which files *spec* means, of those that are on disk already. Raises SourceError."""
+        files = await cached_files(spec, self._config, "an estimate")
         if spec.engine_name == SIMULATED_ENGINE:
-            return str(Path()), 0, 0
-        files = await self._find_files(spec)
+            return str(files.path), 0, 0
         try:
             changed = await to_thread.run_sync(files.path.stat)
         except OSError as error:
             raise SourceError(f"{files.path}: {error}") from error
         return str(files.path), files.size_bytes, changed.st_mtime_ns
-
-    async def _find_files(self, spec: ModelSpec) -> ModelFiles:
-        try:
-            return await fetch(
-                spec.source_name,
-                quant=spec.quant,
-                cache=self._config.cache,
-                on_progress=lambda *_: None,
-                hub_endpoint=self._config.models.hub_endpoint,
-                offline=True,
-            )
-        except NotCached:
-            what = spec.source_name
-            raise NotCached(f"{what} is not on this node yet, and nothing is fetched for an estimate") from None
 
     def _still_kept(self, key: Key) -> _Kept | None:
         kept = self._kept.get(key)

@@ -11,7 +11,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from cortex.core.errors import BadRequest, CortexError
+import msgspec
+
+from cortex.core.errors import BadRequest, CortexError, EngineFailed
 from cortex.core.logging import TRACE, get_logger
 from cortex.neuron.metrics import Metrics
 from cortex.neuron.models import Models
@@ -19,9 +21,11 @@ from cortex.neuron.replica import Replica
 from cortex.serving.event_stream import EventStream
 from cortex.serving.exchange import JSON, Exchange, Headers
 from cortex.wire.collect import Collector, usage_chunk
-from cortex.wire.engine_api import Chunk, Finished, Kind, Progress, Timings, Usage
+from cortex.wire.engine_api import Chunk, Finished, Kind, Progress, ReplicaInfo, Timings, Usage
 from cortex.wire.errors import DONE, openai_event
 from cortex.wire.openai import KINDS, Request, read_request
+from cortex.wire.reasoning import unheeded
+from cortex.wire.rerank import RerankRequest
 from cortex.wire.sse import Trailer, data_event, encode_trailer, trailer_event
 from cortex.wire.translation import Opening, opening_comment
 
@@ -29,7 +33,19 @@ log = get_logger(__name__)
 
 # A refusal by the engine (a prompt that is too long, a schema that is not one) comes sooner than this.
 PATIENCE_SECONDS = 0.5
-_CAPABILITY: dict[Kind, str] = {"chat": "chat", "completion": "completions", "embedding": "embeddings"}
+_CAPABILITY: dict[Kind, str] = {
+    "chat": "chat",
+    "completion": "completions",
+    "embedding": "embeddings",
+    "rerank": "rerank",
+}
+
+
+class _Scores(msgspec.Struct):
+    scores: list[float]
+
+
+_scores = msgspec.json.Decoder(_Scores)
 
 
 @dataclass(slots=True)
@@ -132,8 +148,10 @@ class Generation:
         request = read_request(KINDS[exchange.path], exchange.body)
         named = exchange.header(b"x-cortex-model")
         replica = self._models.get(named.decode("latin-1") if named else request.model)
-        _check_capability(replica, request)
-        headers: Headers = [(b"x-cortex-ignored", ", ".join(request.ignored).encode())] if request.ignored else []
+        info = replica.admit().info
+        _check_capability(replica.spec.id, info, request)
+        ignored = request.ignored + unheeded(request.effort, request.template_kwargs, info.template_variables)
+        headers: Headers = [(b"x-cortex-ignored", ", ".join(ignored).encode())] if ignored else []
         trail = Trail(exchange.request_id, replica, request, self._metrics)
         error: BaseException | None = None
         try:
@@ -190,8 +208,10 @@ class Generation:
                 trailer = Trailer(event.usage, event.timings, event.reason)
                 headers.append((b"x-cortex-trailer", encode_trailer(trailer)))
                 answer = answer or collector.answer(event.usage)
+                if request.rerank is not None:
+                    answer = _ranked(request.rerank, answer, event.usage)
             elif isinstance(event, Chunk):
-                if request.kind == "embedding":
+                if request.kind in ("embedding", "rerank"):
                     answer = event.data
                 else:
                     collector.add(event.data)
@@ -203,15 +223,23 @@ def _last_words(error: CortexError) -> bytes:
     return openai_event(error) + trailer_event(Trailer(Usage(), Timings(), "error"))
 
 
-def _check_capability(replica: Replica, request: Request) -> None:
+def _ranked(asked: RerankRequest, scores: bytes, usage: Usage) -> bytes:
+    """Return the answer for the *scores* that the engine gave. Raises EngineFailed if they cannot be right."""
+    try:
+        return asked.answer(_scores.decode(scores).scores, usage.prompt_tokens)
+    except msgspec.MsgspecError as error:
+        raise EngineFailed(f"the engine's scores cannot be read: {error}") from None
+
+
+def _check_capability(model: str, info: ReplicaInfo, request: Request) -> None:
     """Raise BadRequest if the replica cannot do what is asked."""
-    offered = replica.admit().info.capabilities
     wanted = _CAPABILITY[request.kind]
-    if wanted not in offered:
+    if wanted not in info.capabilities:
+        hint = f": {info.hints[wanted]}" if wanted in info.hints else ""
         raise BadRequest(
-            f"{replica.spec.id} does not offer {wanted}; it offers {', '.join(offered)}",
+            f"{model} does not offer {wanted}; it offers {', '.join(info.capabilities)}{hint}",
             param="model",
             code="capability_not_supported",
         )
-    if request.has_images and "vision" not in offered:
-        raise BadRequest(f"{replica.spec.id} takes no images", param="messages", code="vision_unsupported")
+    if request.has_images and "vision" not in info.capabilities:
+        raise BadRequest(f"{model} takes no images", param="messages", code="vision_unsupported")

@@ -18,6 +18,7 @@ from cortex.neuron.loading import Loader
 from cortex.neuron.measured import Measured
 from cortex.neuron.memory import Memory, Readings
 from cortex.neuron.replica import Replica
+from cortex.neuron.tokenizers import Tokenizers
 from cortex.wire.node_api import DeviceHealth, Discovery, EstimateAnswer, ModelInfo
 
 log = get_logger(__name__)
@@ -32,6 +33,7 @@ class Models:
         measured = Measured(config.cache / "measured.json")
         self._loader = Loader(config, self._memory, measured)
         self._estimates = Estimates(config, discovery, self._memory, measured)
+        self._tokenizers = Tokenizers(config, discovery, tasks)
         self._replicas: dict[str, Replica] = {}
         self._closed = False
         self.cycles = 0
@@ -58,6 +60,19 @@ class Models:
     async def estimate(self, spec: ModelSpec, wish: Wish) -> EstimateAnswer:
         """Return what a load of *spec* would take now, and where; loads and fetches nothing."""
         return await self._estimates.answer(spec, wish)
+
+    async def tokenize(self, model: str, spec: ModelSpec | None, body: bytes) -> bytes:
+        """Return the answer to the tokenize request *body* for *model*: its replica's, or its vocabulary's alone.
+
+        Without a replica that serves it takes *spec*, which says what *model* is. Raises ModelNotFound, ModelNotReady,
+        and what `Tokenizers.tokenize` does.
+        """
+        known = self._replicas.get(model)
+        if known is not None and known.running is not None:
+            return await known.running.process.tokenize(body)
+        if spec is not None:
+            return await self._tokenizers.tokenize(spec, body)
+        return await self.get(model).admit().process.tokenize(body)
 
     def _memory_of(self, replica: Replica) -> int | None:
         if replica.running is None:
@@ -106,6 +121,7 @@ class Models:
         """Refuse new loads, drain all replicas within the configured bound, then end them."""
         self._closed = True
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._tokenizers.close)
             for replica in self._replicas.values():
                 tasks.start_soon(replica.stop, self._config.limits.drain_seconds)
 

@@ -21,6 +21,7 @@ from cortex.neuron.models import differences
 from cortex.serving.application import error_handlers, json_response
 from cortex.wire.json import decode, encode, fields_of
 from cortex.wire.node_api import LoadRequest, UnloadRequest, Version
+from cortex.wire.openai import read_request
 
 if TYPE_CHECKING:
     from cortex.neuron.app import Neuron
@@ -113,15 +114,19 @@ class NodeRoutes:
         return json_response({"url": f"http://{request.headers.get('host', 'localhost')}"})
 
     async def tokenize(self, request: Request) -> Response:
-        """`POST /tokenize`: `{"model", "content" or "messages"}` to token ids."""
+        """`POST /tokenize`: `{"model", "content" or "messages"}` to token ids, with a `spec` also of a cold model."""
         body = await request.body()
         fields = fields_of(body)
         if "model" not in fields:
             raise BadRequest("model: is missing", param="model")
-        model = msgspec.json.decode(fields.pop("model"))
+        model = msgspec.json.decode(fields["model"])
         if not isinstance(model, str):
             raise BadRequest("model: expected a string", param="model")
-        answer = await self._neuron.models.get(model).admit().process.tokenize(encode(fields))
+        spec = None
+        if "spec" in fields:
+            spec, _ = _spec_of(decode(bytes(fields.pop("spec")), _load))
+        prompt = read_request("chat", encode(fields)).body if "messages" in fields else encode(fields)
+        answer = await self._neuron.models.tokenize(model, spec, prompt)
         return Response(answer, media_type="application/json")
 
 

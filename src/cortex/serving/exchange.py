@@ -46,7 +46,7 @@ class Exchange:
     """A request whose body is whole, and its answer: `start`, `write` …, `finish`, or `respond` for all at once.
 
     `last_words` says how an answer that has begun ends when its handler fails; without it the transfer is broken off,
-    since a cut answer must never look like a whole one.
+    since a cut answer must never look like a whole one. `told` goes out with every answer, a refusal too.
     """
 
     wire: Wire
@@ -63,6 +63,7 @@ class Exchange:
     finished: bool = False
     status: int = 0
     last_words: Callable[[CortexError], bytes] | None = None
+    told: Headers = field(default_factory=list)
     _chunked: bool = field(default=False)
 
     def header(self, name: bytes) -> bytes | None:
@@ -95,7 +96,7 @@ class Exchange:
             self.keep_alive = False
         head = [b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"Unknown"))]
         head += [b"%b: %b\r\n" % pair for pair in headers]
-        head += [b"%b: %b\r\n" % pair for pair in id_headers(self.path, self.request_id)]
+        head += [b"%b: %b\r\n" % pair for pair in (*self.told, *id_headers(self.path, self.request_id))]
         if length is not None:
             head.append(b"content-length: %d\r\n" % length)
         elif self._chunked:

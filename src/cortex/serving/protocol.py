@@ -56,11 +56,15 @@ class Drain:
 
 @dataclass(frozen=True)
 class Site:
-    """What is served: handlers of the data path by path (all POST), and an ASGI application for everything else."""
+    """What is served: handlers of the data path by path (all POST), and an ASGI application for everything else.
+
+    *check* sees each request before either does, and raises what refuses it.
+    """
 
     handlers: Mapping[str, Handler]
     application: Application
     drain: Drain = field(default_factory=Drain)
+    check: Callable[[Exchange], None] = lambda _: None
 
 
 class _ExpectationFailed(RequestError):
@@ -371,6 +375,7 @@ class HttpProtocol(asyncio.Protocol):
         try:
             if self._closing or self.site.drain.begun:
                 exchange.keep_alive = False
+            self.site.check(exchange)
             handler = self.site.handlers.get(exchange.path)
             if handler is None:
                 if exchange.method not in _METHODS:

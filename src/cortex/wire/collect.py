@@ -102,6 +102,8 @@ def _add_call(calls: list[dict[str, Any]], delta: dict[str, Any]) -> None:
 def _add_end(held: dict[str, Any], choice: dict[str, Any]) -> None:
     if choice.get("finish_reason") is not None:
         held["finish_reason"] = choice["finish_reason"]
+        if choice.get("stop_reason") is not None:
+            held["stop_reason"] = choice["stop_reason"]
 
 
 def _closed(choice: dict[str, Any]) -> dict[str, Any]:

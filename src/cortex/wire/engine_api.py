@@ -14,7 +14,7 @@ from cortex.core.errors import EngineFailed
 
 MAX_MESSAGE_BYTES = 256 << 20
 
-Kind = Literal["chat", "completion", "embedding"]
+Kind = Literal["chat", "completion", "embedding", "rerank"]
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class Device(msgspec.Struct, frozen=True):
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What to load: a file or directory already on disk, and how."""
+    """What to load: a file or directory already on disk, and how; *vocabulary_only* is what counting tokens needs."""
 
     model: str
     engine: str
@@ -36,10 +36,15 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[Device, ...]
     context: int | None = None
     options: dict[str, Any] = {}
+    vocabulary_only: bool = False
 
 
 class ReplicaInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What was loaded. `context_tokens` is per request, and is what the engine enforces."""
+    """What was loaded. `context_tokens` is per request, and is what the engine enforces.
+
+    `template_variables` are the names that a request can set in the model's chat template. `hints` say how a model is
+    loaded for a capability that it could have and was not loaded for.
+    """
 
     engine: str
     engine_version: str
@@ -49,6 +54,8 @@ class ReplicaInfo(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool = False
     memory_bytes: int | None = None
     notes: tuple[str, ...] = ()
+    template_variables: tuple[str, ...] = ()
+    hints: dict[str, str] = {}
 
 
 class Estimate(msgspec.Struct, frozen=True):

@@ -21,6 +21,11 @@ def authorization(token: str) -> bytes:
     return b"Bearer " + token.encode()
 
 
+def header_line(token: str | None) -> str:
+    """Return the line of a request's head that shows *token*; nothing without one."""
+    return f"authorization: {authorization(token).decode()}\r\n" if token else ""
+
+
 def is_authorized(header: bytes | None, token: str) -> bool:
     """Whether *header*, the value of `authorization`, shows *token*; an empty token lets nobody in. Constant-time."""
     scheme, _, shown = (header or b"").partition(b" ")

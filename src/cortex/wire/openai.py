@@ -1,4 +1,4 @@
-"""OpenAI's chat, completions and embeddings requests: what is honoured, what is refused, what is ignored by name.
+"""OpenAI's chat, completions and embeddings requests, and rerank: what is honoured, refused, or ignored by name.
 
 The gateway reads only the `Head` of a request that passes through. The node reads all of it: every field that changes
 the answer is honoured or refused with its name; what does not change it is ignored, and named in `x-cortex-ignored`.
@@ -18,13 +18,19 @@ from msgspec import Meta
 from cortex.core.errors import BadRequest
 from cortex.wire import json
 from cortex.wire.engine_api import Kind
+from cortex.wire.images import check_image
+from cortex.wire.reasoning import Effort, Scalar, TemplateKwargs
+from cortex.wire.rerank import RERANK, RerankRequest, read_rerank
+from cortex.wire.template_chat import only_functions, with_known_words
 
 CHAT, COMPLETION, EMBEDDING = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-KINDS: dict[str, Kind] = {CHAT: "chat", COMPLETION: "completion", EMBEDDING: "embedding"}
+KINDS: dict[str, Kind] = {CHAT: "chat", COMPLETION: "completion", EMBEDDING: "embedding", RERANK: "rerank"}
 
 MAX_STOPS = 16
 MAX_CHOICES = 128
 MAX_TOKENS = 2**31 - 1
+# What an image is unpacked to is bounded by its pixels: these are 200 MB.
+MAX_IMAGE_PIXELS, MAX_IMAGE_BYTES = 50_000_000, 32 << 20
 
 _Tokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
 _Unit = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -37,10 +43,18 @@ _ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}\Z")]
 
 
 class Head(msgspec.Struct):
-    """What the gateway needs to know of a request to route it."""
+    """What the gateway needs to know of a request to route it, and to set tokens aside for it."""
 
     model: str
     stream: bool | None = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+
+    @property
+    def limit(self) -> int | None:
+        """The tokens that the answer may take, where the client says; whether it says so rightly is the node's."""
+        limits = (self.max_completion_tokens, self.max_tokens)
+        return next((limit for limit in limits if type(limit) is int), None)
 
 
 class StreamOptions(msgspec.Struct):
@@ -163,6 +177,8 @@ class ChatRequest(_Sampling, kw_only=True):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
 
 
 class CompletionRequest(_Sampling, kw_only=True):
@@ -181,16 +197,16 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
     model: _Text
     input: _Text | Annotated[list[_Text | int | _TokenIds], Meta(min_length=1, max_length=1_000_000)]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = None
+    dimensions: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
 
 
 _SAMPLING = frozenset(_Sampling.__struct_fields__) - {"model", "stream", "stream_options"}
 _FORWARDED: dict[Kind, frozenset[str]] = {
     "chat": _SAMPLING
     | {"messages", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls"}
-    | {"response_format"},
+    | {"response_format", "reasoning_effort", "chat_template_kwargs"},
     "completion": _SAMPLING | {"prompt", "logprobs"},
-    "embedding": frozenset({"input", "encoding_format"}),
+    "embedding": frozenset({"input", "encoding_format", "dimensions"}),
 }
 _READ: dict[Kind, frozenset[str]] = {
     "chat": frozenset(ChatRequest.__struct_fields__),
@@ -200,7 +216,6 @@ _READ: dict[Kind, frozenset[str]] = {
 # These change the answer, or reach into an engine, and are not offered: refused, never dropped.
 _REFUSED = {
     "chat_template": "a template comes with its model, never with a request",
-    "chat_template_kwargs": "not supported",
     "prompt_embeds": "not supported",
     "grammar": "use response_format with a json_schema",
     "json_schema": "use response_format with a json_schema",
@@ -242,6 +257,9 @@ class Request:
     sampling: dict[str, Any] | None = None
     has_images: bool = False
     choices: int = 1
+    effort: str | None = None
+    template_kwargs: dict[str, Scalar] | None = None
+    rerank: RerankRequest | None = None
 
 
 def read_head(body: bytes) -> Head:
@@ -259,6 +277,8 @@ def read_head(body: bytes) -> Head:
 
 def read_request(kind: Kind, body: bytes) -> Request:
     """Return *body* checked field by field. Raises BadRequest naming the parameter that is wrong."""
+    if kind == "rerank":
+        return _read_rerank(body)
     fields = json.fields_of(body)
     for name in _REFUSED.keys() & fields.keys():
         if bytes(fields[name]) not in (b"null", b"false") and not (name == "best_of" and bytes(fields[name]) == b"1"):
@@ -287,10 +307,10 @@ def _read_chat(body: bytes, fields: json.Fields) -> Request:
     completion_limit = picked.pop("max_completion_tokens", None)
     if completion_limit is not None and chat.max_completion_tokens is not None:
         picked["max_tokens"] = completion_limit
-    if any(m.role in ("developer", "function") for m in chat.messages):
-        picked["messages"] = _with_known_roles(picked["messages"])
+    if any(m.role in ("developer", "function") or m.tool_calls for m in chat.messages):
+        picked["messages"] = with_known_words(picked["messages"])
     if chat.tools is not None and any(t.function is None for t in chat.tools):
-        picked["tools"] = _only_functions(picked["tools"])
+        picked["tools"] = only_functions(picked["tools"])
     return Request(
         kind="chat",
         model=chat.model,
@@ -302,6 +322,8 @@ def _read_chat(body: bytes, fields: json.Fields) -> Request:
         sampling=_sampling_of(chat),
         has_images=any(_has_image(m) for m in chat.messages),
         choices=chat.n or 1,
+        effort=chat.reasoning_effort,
+        template_kwargs=chat.chat_template_kwargs,
     )
 
 
@@ -330,8 +352,6 @@ def _read_completion(body: bytes, fields: json.Fields) -> Request:
 def _read_embedding(body: bytes, fields: json.Fields) -> Request:
     request = json.decode(body, _embedding)
     _check_uniform(request.input, "input")
-    if request.dimensions is not None:
-        raise BadRequest("dimensions: not supported", param="dimensions", code="unsupported_parameter")
     return Request(
         kind="embedding",
         model=request.model,
@@ -339,6 +359,19 @@ def _read_embedding(body: bytes, fields: json.Fields) -> Request:
         include_usage=False,
         body=json.encode(_without_nulls(json.pick(fields, _FORWARDED["embedding"]))),
         ignored=_ignored("embedding", fields),
+    )
+
+
+def _read_rerank(body: bytes) -> Request:
+    asked = read_rerank(body)
+    return Request(
+        kind="rerank",
+        model=asked.model,
+        stream=False,
+        include_usage=False,
+        body=json.encode({"query": asked.query, "documents": asked.documents}),
+        ignored=asked.ignored,
+        rerank=asked,
     )
 
 
@@ -369,13 +402,9 @@ def _check_part(part: Part, at: str) -> None:
         return
     if part.type == "image_url":
         image = part.image_url
-        url = image.url if isinstance(image, ImageUrl) else image
-        if not url or not url.startswith("data:image/"):
-            raise BadRequest(
-                f"{at}.image_url: only data: URLs are accepted; nothing is fetched on a client's behalf",
-                param=f"{at}.image_url",
-                code="invalid_image_url",
-            )
+        url = (image.url if isinstance(image, ImageUrl) else image) or ""
+        where = f"{at}.image_url"
+        check_image(url, part=where, allow_urls=False, max_pixels=MAX_IMAGE_PIXELS, max_bytes=MAX_IMAGE_BYTES)
         return
     raise BadRequest(f"{at}.type: {part.type[:40]!r} is not supported; use text or image_url", param=f"{at}.type")
 
@@ -399,17 +428,6 @@ def _check_tools(chat: ChatRequest) -> None:
 
 def _has_image(message: Message) -> bool:
     return isinstance(message.content, list) and any(part.type == "image_url" for part in message.content)
-
-
-def _with_known_roles(raw: msgspec.Raw) -> msgspec.Raw:
-    """Return messages with `developer` as `system` and `function` as `tool`: templates know only those."""
-    renamed = {"developer": "system", "function": "tool"}
-    messages = json.decode_any(bytes(raw))
-    return msgspec.Raw(json.encode([{**m, "role": renamed.get(m["role"], m["role"])} for m in messages]))
-
-
-def _only_functions(raw: msgspec.Raw) -> msgspec.Raw:
-    return msgspec.Raw(json.encode([t for t in json.decode_any(bytes(raw)) if t.get("function") is not None]))
 
 
 def _ignored_tools(chat: ChatRequest) -> tuple[str, ...]:

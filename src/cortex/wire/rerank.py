@@ -37,7 +37,9 @@ class _Document(msgspec.Struct):
     text: str
 
 
-class _Body(msgspec.Struct, kw_only=True):
+class RerankBody(msgspec.Struct, kw_only=True):
+    """`POST /v1/rerank`. None stands for absent."""
+
     model: _Text
     query: _Text
     documents: Annotated[list[str | _Document], Meta(min_length=1, max_length=MAX_DOCUMENTS)]
@@ -45,7 +47,7 @@ class _Body(msgspec.Struct, kw_only=True):
     return_documents: bool | None = None
 
 
-_body = msgspec.json.Decoder(_Body)
+_body = msgspec.json.Decoder(RerankBody)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def read_rerank(body: bytes) -> RerankRequest:
             raise BadRequest(f"{name}: {_REFUSED[name]}", param=name, code="unsupported_parameter")
     asked = json.decode(body, _body)
     documents = tuple(each if isinstance(each, str) else each.text for each in asked.documents)
-    unknown = fields.keys() - set(_Body.__struct_fields__) - _REFUSED.keys()
+    unknown = fields.keys() - set(RerankBody.__struct_fields__) - _REFUSED.keys()
     return RerankRequest(
         model=asked.model,
         query=asked.query,

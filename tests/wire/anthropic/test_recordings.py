@@ -69,11 +69,11 @@ def test_what_claude_code_sends_reaches_the_hub_whole() -> None:
     assert hub["messages"][0]["content"] == "\n\n".join(block["text"] for block in body["system"])
     assert hub["messages"][1]["content"].endswith(body["messages"][1]["content"])
     assert len(hub["tools"]) == len(body["tools"])
+    assert hub["reasoning_effort"] == body["output_config"]["effort"]
     assert translation.ignored == (
         "cache_control",
         "context_management",
         "metadata",
-        "output_config.effort",
     )
 
 

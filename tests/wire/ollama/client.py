@@ -13,7 +13,7 @@ NOW = 1_700_000_000.25
 CREATED = "2023-11-14T22:13:20.250000Z"
 QUESTION = [{"role": "user", "content": "hi"}]
 
-PNG = "iVBORw0KGgoAAAANSUhEUg=="
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 PNG_PART = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
 
 

@@ -87,17 +87,24 @@ class Caller:
                 return True
         return False
 
+    def require_model(self, names: Sequence[str]) -> None:
+        """Raise PermissionDenied unless the caller may use the model that it calls by the first of *names*.
+
+        Whether there is such a model is not told: this comes before the catalogue is asked. It is not a 404, which some
+        clients try again at once, in another form.
+        """
+        if not self.allows(names):
+            message = f"the key {self.name!r} may not use the model '{names[0][:200]}'; GET /v1/models lists its own"
+            raise PermissionDenied(message, param="model", code="model_not_allowed")
+
     def admit(self, names: Sequence[str], prompt_tokens: int, max_tokens: int | None, now: float) -> Admission:
         """Set aside what a request may use, and return it to be settled. A request that is refused uses nothing.
 
         *names* are what the client calls the model, then its id and aliases if it has any; *prompt_tokens* is an
         estimate, *max_tokens* what the client asks for. Raises PermissionDenied, RateLimited or BudgetExceeded.
         """
-        if self._models is not None and not self.allows(names):
-            # Whether there is such a model is not told: this comes before the catalogue is asked. It is not a 404,
-            # which some clients try again at once, in another form.
-            message = f"the key {self.name!r} may not use the model '{names[0][:200]}'; GET /v1/models lists its own"
-            raise PermissionDenied(message, param="model", code="model_not_allowed")
+        if self._models is not None:
+            self.require_model(names)
         if self._concurrency is not None and self.in_flight >= self._concurrency:
             raise RateLimited(
                 f"the key {self.name!r} has {self.in_flight} requests under way, and may have {self._concurrency}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from cortex.core.errors import ConfigError
-from cortex.gateway.keys.origin import is_loopback
+from cortex.serving.origin import is_loopback
 
 Auth = Literal["auto", "keys", "none"]
 
@@ -13,20 +13,20 @@ Auth = Literal["auto", "keys", "none"]
 def listening_is_safe(host: str, has_keys: bool, auth: Auth) -> ConfigError | str | None:
     """Return the error that stops the start, a warning for the log, or None.
 
-    *auth* is `gateway.auth`: `keys` insists on keys, `none` does without them even where others can connect, and
+    *auth* is `keys.auth`: `keys` insists on keys, `none` does without them even where others can connect, and
     `auto` wants them only there.
     """
     if auth == "none":
         if has_keys:
-            return 'gateway.auth = "none": the keys in the key file are not asked for'
+            return 'keys.auth = "none": the keys in the key file are not asked for'
         return None if is_loopback(host) else f"anybody who reaches {host} may use this gateway, and administer it"
     if has_keys:
         return None
     if auth == "keys":
-        return ConfigError('gateway.auth = "keys", and there is no key file: make one with `cortex key create NAME`')
+        return ConfigError('keys.auth = "keys", and there is no key file: make one with `cortex key create NAME`')
     if is_loopback(host):
         return None
     return ConfigError(
         f"gateway.listen: {host} can be reached from other machines, and there are no keys: make one with "
-        '`cortex key create NAME`, or say gateway.auth = "none" to let everybody in'
+        '`cortex key create NAME`, or say keys.auth = "none" to let everybody in'
     )

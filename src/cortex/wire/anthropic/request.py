@@ -1,8 +1,9 @@
 """Anthropic's requests as the hub's: field by field honoured, refused by name, or named as ignored.
 
-`thinking` decides what the client sees (see `thinking`). Whether and how long a model reasons is its own affair here,
-so `enabled` and `disabled` are named as ignored, as `output_config.effort` is. A conversation that ends with the
-assistant is refused: not every engine could go on from there, and an answer from the start would not be what was asked.
+`thinking` decides what the client sees (see `thinking`), and whether the model reasons where its template lets a client
+say so: `disabled` is the hub's effort `none`; with `enabled` and `adaptive` it is `output_config.effort`, and without
+one `enabled` is `medium`. A budget of tokens is named as ignored. A conversation that ends with the assistant is
+refused: not every engine could go on from there, and an answer from the start would not be what was asked.
 """
 
 from __future__ import annotations
@@ -114,7 +115,22 @@ def _decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 def _prompt_of(prompt: Prompt, ignored: set[str]) -> dict[str, Any]:
     tools = hub_tools(prompt.tools, ignored)
     hub: dict[str, Any] = {"model": prompt.model, "messages": hub_messages(prompt, ignored)}
-    return {**hub, "tools": tools} if tools else hub
+    return {**hub, **({"tools": tools} if tools else {}), **_effort(prompt)}
+
+
+def _effort(prompt: Prompt) -> dict[str, Any]:
+    thinking = prompt.thinking.type if prompt.thinking is not None else None
+    wanted = _wanted_effort(prompt)
+    if thinking == "disabled":
+        return {"reasoning_effort": "none"}
+    if thinking is not None and wanted is not None:
+        return {"reasoning_effort": wanted}
+    return {"reasoning_effort": "medium"} if thinking == "enabled" else {}
+
+
+def _wanted_effort(prompt: Prompt) -> str | None:
+    wanted = prompt.output_config.effort if prompt.output_config is not None else None
+    return wanted if wanted in ("low", "medium", "high", "xhigh", "max") else None
 
 
 def _sampling(asked: MessagesRequest) -> dict[str, Any]:
@@ -144,8 +160,11 @@ def _format(asked: MessagesRequest, has_tools: bool) -> dict[str, Any]:
 
 def _unheeded(asked: MessagesRequest) -> set[str]:
     """Return the names of fields that are read, and whose wish cannot be passed on."""
-    names = {"thinking"} if asked.thinking is not None and asked.thinking.type != "adaptive" else set()
-    if asked.output_config is not None and asked.output_config.effort is not None:
+    names = set()
+    if asked.thinking is not None and asked.thinking.budget_tokens is not None:
+        names.add("thinking.budget_tokens")
+    effort = asked.output_config.effort if asked.output_config is not None else None
+    if effort is not None and effort != _effort(asked).get("reasoning_effort"):
         names.add("output_config.effort")
     return names
 

@@ -12,6 +12,7 @@ from cortex.wire.openai import MAX_STOPS, MAX_TOKENS
 _Text = Annotated[str, Meta(min_length=1)]
 _Unit = Annotated[float, Meta(ge=0.0, le=1.0)]
 
+# Made by a factory wherever it is a default: no JSON Schema is made of a Struct with a Raw one.
 ABSENT = msgspec.Raw(b"null")
 
 
@@ -36,7 +37,7 @@ class Block(msgspec.Struct):
     content: str | list[Block] | dict[str, Any] | None = None
     id: str | None = None
     name: str | None = None
-    input: msgspec.Raw = ABSENT
+    input: msgspec.Raw = msgspec.field(default_factory=lambda: ABSENT)
     tool_use_id: str | None = None
     is_error: bool | None = None
     thinking: str | None = None
@@ -58,7 +59,7 @@ class Tool(msgspec.Struct):
     name: str | None = None
     type: str | None = None
     description: str | None = None
-    input_schema: msgspec.Raw = ABSENT
+    input_schema: msgspec.Raw = msgspec.field(default_factory=lambda: ABSENT)
     strict: bool | None = None
     defer_loading: bool | None = None
     cache_control: Any = None
@@ -101,6 +102,8 @@ class Prompt(msgspec.Struct, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
     system: str | list[Block] | None = None
     tools: list[Tool] | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
 
 
 class MessagesRequest(Prompt, kw_only=True):
@@ -113,5 +116,3 @@ class MessagesRequest(Prompt, kw_only=True):
     top_k: Annotated[int, Meta(ge=-1, le=1_000_000)] | None = None
     stop_sequences: Annotated[list[_Text], Meta(max_length=MAX_STOPS)] | None = None
     tool_choice: ToolChoice | None = None
-    thinking: Thinking | None = None
-    output_config: OutputConfig | None = None

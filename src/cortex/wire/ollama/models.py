@@ -38,12 +38,14 @@ _CAPABILITIES = {
 }
 
 
-class _Show(msgspec.Struct):
+class ShowRequest(msgspec.Struct):
+    """`POST /api/show`; older clients say `name`."""
+
     model: str = ""
     name: str = ""
 
 
-_show = msgspec.json.Decoder(_Show)
+_show = msgspec.json.Decoder(ShowRequest)
 
 
 def plain_name(name: str) -> str:

@@ -13,14 +13,15 @@ _Text = Annotated[str, Meta(min_length=1)]
 _Unit = Annotated[float, Meta(ge=0.0, le=1.0)]
 _Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 
-NO_ARGUMENTS = msgspec.Raw(b"{}")
+# Made by a factory wherever it is a default: no JSON Schema is made of a Struct with a Raw one.
+ABSENT, NO_ARGUMENTS = msgspec.Raw(b"null"), msgspec.Raw(b"{}")
 
 
 class CallFunction(msgspec.Struct):
     """What a call is of; its arguments are an object."""
 
     name: _Text
-    arguments: msgspec.Raw = NO_ARGUMENTS
+    arguments: msgspec.Raw = msgspec.field(default_factory=lambda: NO_ARGUMENTS)
 
 
 class ToolCall(msgspec.Struct):
@@ -72,7 +73,7 @@ class Asked(msgspec.Struct, kw_only=True):
 
     model: _Text
     stream: bool | None = None
-    format: msgspec.Raw = msgspec.Raw(b"null")
+    format: msgspec.Raw = msgspec.field(default_factory=lambda: ABSENT)
     options: Options | None = None
     think: bool | Literal["low", "medium", "high", "max"] | None = None
     keep_alive: float | str | None = None

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex.core.errors import BadRequest, CortexError, PermissionDenied
-from cortex.gateway.keys.origin import check_origin, is_loopback
+from cortex.serving.origin import check_origin, is_loopback
 
 LOOPBACK, LAN = "127.0.0.1", "0.0.0.0"
 
@@ -45,7 +45,7 @@ def test_a_name_that_a_page_brought_along_is_refused(host: str) -> None:
 
     assert isinstance(error, PermissionDenied)
     assert code_of(error) == "host_not_allowed"
-    assert "gateway.allowed_hosts" in error.message
+    assert "add it to allowed_hosts" in error.message
 
 
 @pytest.mark.parametrize(

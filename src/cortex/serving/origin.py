@@ -1,7 +1,7 @@
-"""Decide whether a request may come from where it says: a web page must not reach a gateway through its visitor.
+"""Decide whether a request may come from where it says: a web page must not reach a server here through its visitor.
 
 A page can have its own name resolve to this machine (DNS rebinding); then the browser sends that name as `Host`. Or it
-can address the gateway outright; then the browser sends its `Origin`. Neither can be forged by a page. Pure.
+can address the server outright; then the browser sends its `Origin`. Neither can be forged by a page. Pure.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def check_origin(
     if host is None:
         return BadRequest(f"Host: {host_header[:100]!r} is not a host")
     if not _is_ours(host, listen, allowed_hosts):
-        message = f"Host: {host[:100]!r} is not a name of this gateway; if it is, add it to gateway.allowed_hosts"
+        message = f"Host: {host[:100]!r} is not a name of this server; if it is, add it to allowed_hosts"
         return PermissionDenied(message, code="host_not_allowed")
     if origin is not None and not _is_same(origin, host, port):
         message = f"Origin: {origin[:100]!r} is another site; requests from its pages are refused"
