@@ -358,7 +358,7 @@ class World:
         if error is not None:
             self.silent.add(order.node)
         need = Need((size,), "declared") if size and error is None else Need((), "unknown")
-        self.reconciler.estimated(order.spec.id, order.node, need, self.now)
+        self.reconciler.estimated(order.spec, order.node, need, self.now)
 
     def can_end(self, order: Order) -> bool:
         """Whether *order* can end well now: an unload ends after the flights of its replica."""

@@ -146,6 +146,18 @@ def test_a_list_shows_limits_and_use(directory: Path) -> None:
         assert part in table
 
 
+def test_the_ledger_is_where_the_configuration_says(directory: Path) -> None:
+    run("create", "ada")
+    (directory / "cortex.toml").write_text('[gateway]\nstate = "state"\n')
+    (directory / "state").mkdir()
+    [key] = listed()
+    store = SqliteStore(directory / "state" / "ledger.db")
+    store.add([Use(str(key["id"]), 60, 2, 30, 3)])
+    store.close()
+
+    assert [row["tokens"] for row in listed()] == [33]
+
+
 def test_a_list_without_a_ledger_shows_the_keys() -> None:
     run("create", "ada")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from cortex.core.model_spec import ModelSpec
 from cortex.fleet.fit import FLOOR_BYTES, Room
-from cortex.fleet.place import Candidate, consider
+from cortex.fleet.place import Candidate, consider, place
 from cortex.fleet.situation import Commitment, Need, Policy, Situation
 from cortex.fleet.view import FleetView, NodeView, ReplicaView
 
@@ -67,3 +67,19 @@ def test_figures_that_do_not_add_up_while_something_loads_are_waited_out() -> No
 
     assert (moving.verdict, moving.reason) == ("wait", "what would have to go may go only later")
     assert (still.verdict, still.reason) == ("never", "other programs hold the memory")
+
+
+def test_what_is_to_be_resident_does_not_go_for_its_like_unasked() -> None:
+    """Two that fit only singly would swap for ever, with nobody asking."""
+    kept = ModelSpec(id="kept", min_resident=1)
+    node_of = {"catalogue": {"kept": kept}}
+
+    def placed(*, unasked: bool) -> bool:
+        room = Room(0, "simulated", "gpu", FLOOR_BYTES, 0, 64 * GIB)
+        node = NodeView("a", "http://a", True, engines=("simulated",), rooms=(room,), replicas=(replica("kept", 8),))
+        need = Need((8 * GIB,))
+        situation = Situation(NOW, FleetView.of((node,)), need=lambda _, __: need, **node_of)  # type: ignore[arg-type]
+        return place(NEW, situation, unasked=unasked).plan is not None
+
+    assert placed(unasked=False)
+    assert not placed(unasked=True)

@@ -165,6 +165,7 @@ async def test_an_order_to_the_fleet_wants_an_admin_s_key(fleet: FakeFleet, ring
         ("/health/", "admin"),
         ("/v1/models", "inference"),
         ("/v1/responses/x", "inference"),
+        ("/api/tags", "inference"),
         ("/v1", "admin"),
         ("/metrics", "admin"),
         ("/anything/new", "admin"),
@@ -546,7 +547,7 @@ def test_what_is_strange_about_the_start_is_said(
 
 
 def test_a_gateway_that_others_can_reach_does_not_start_without_keys(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cortex key create NAME"):
+    with pytest.raises(ConfigError, match=rf"`cortex key create NAME`.*{tmp_path}/keys.toml"):
         check_listening(KeySettings(), tmp_path / "keys.toml", "0.0.0.0")
 
 

@@ -102,7 +102,7 @@ async def test_a_count_that_cannot_be_made_is_refused_in_anthropic_s_envelope(
     assert answer.status_code == status
     assert (answer.json()["type"], answer.json()["error"]["type"]) == ("error", kind)
     assert message in answer.json()["error"]["message"]
-    assert answer.headers["request-id"] == answer.headers["x-request-id"]
+    assert answer.headers["request-id"] == answer.headers["x-request-id"] == answer.json()["request_id"]
 
 
 async def test_a_node_s_refusal_to_count_keeps_its_headers_and_none_of_its_secrets(fleet: FakeFleet) -> None:

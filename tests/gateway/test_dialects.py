@@ -344,6 +344,24 @@ async def test_a_request_that_cannot_be_read_is_refused_in_its_dialect(
     assert error_of(path, answer.content)["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("path", [*ALL, f"{MESSAGES}/count_tokens"])
+@pytest.mark.parametrize(
+    ("line", "status"), [("Content-Encoding: gzip", 415), ("Content-Length: 99999999999", 413), ("Expect: magic", 417)]
+)
+async def test_a_body_that_is_never_read_is_refused_in_the_dialect_of_its_path(
+    fleet: FakeFleet, path: str, line: str, status: int
+) -> None:
+    gateway = await fleet.gateway()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    gateway.bare.append(writer)
+    writer.write(f"POST {path}?beta=true HTTP/1.1\r\nHost: localhost\r\n{line}\r\n\r\n".encode())
+    head, _, body = (await soon(reader.read())).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert (b"\r\nrequest-id: " in head) is path.startswith(MESSAGES)
+    assert error_of(MESSAGES if path.startswith(MESSAGES) else path, body)["message"]
+
+
 @pytest.mark.parametrize("path", ALL)
 async def test_a_model_that_does_not_exist_is_not_found_in_any_dialect(fleet: FakeFleet, path: str) -> None:
     answer = await (await fleet.gateway(M)).post(asking(path, model="claude-y"), path)
@@ -354,7 +372,7 @@ async def test_a_model_that_does_not_exist_is_not_found_in_any_dialect(fleet: Fa
 
 @pytest.mark.parametrize("path", TRANSLATED)
 async def test_an_answer_that_cannot_be_translated_is_the_node_s_fault(fleet: FakeFleet, path: str) -> None:
-    (await fleet.node()).script(lambda call: call.respond(200, {"object": "chat.completion", "choices": 1}))
+    (await fleet.node()).script(lambda call: call.respond(200, {"object": "chat.completion", "choices": []}))
     answer = await (await fleet.gateway()).post(asking(path), path)
 
     assert answer.status_code == 502

@@ -22,7 +22,7 @@ def results(subject: RerankRequest, *scores: float) -> list[tuple[int, float]]:
 
 
 def test_the_engine_sees_a_pair_for_each_document() -> None:
-    assert read(documents=["a", {"text": "b"}, {"text": "", "id": 3}]).pairs == [("q", "a"), ("q", "b"), ("q", "")]
+    assert read(documents=["a", {"text": "b"}, {"text": "", "id": 3}]).documents == ("a", "b", "")
 
 
 def test_the_best_come_first_and_equals_in_their_order() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -166,7 +167,7 @@ def list_keys(ledger: Path | None, as_json: bool, file: Path) -> None:
 
     with configuration():
         keys = load_keys(file)
-        use = _use_of(list(keys.by_id.values()), ledger, file.parent / LEDGER)
+        use = _use_of(list(keys.by_id.values()), ledger, _ledger_of(file))
     for warning in keys.warnings:
         click.echo(f"Warning: {warning}", err=True)
     rows = [_described(entry, *use.get(entry.id, (None, None))) for entry in keys.by_id.values()]
@@ -192,6 +193,16 @@ def revoke(name: str, file: Path) -> None:
     with configuration():
         entry = remove_key(file, name)
     click.echo(f"Key {entry.name} ({entry.id}) is revoked.")
+
+
+def _ledger_of(file: Path) -> Path:
+    """Return where the gateway with the key file *file* keeps its ledger, as the configuration beside it says."""
+    from cortex.gateway.config import load_config, state_directory
+
+    config = file.parent / "cortex.toml"
+    if not config.is_file():
+        return file.parent / LEDGER
+    return state_directory(config, load_config(config, os.environ), os.environ) / LEDGER
 
 
 def _use_of(

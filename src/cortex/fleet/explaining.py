@@ -8,7 +8,7 @@ from typing import Any
 from cortex.fleet.doors import Doors
 from cortex.fleet.pace import Shape
 from cortex.fleet.place import Candidate, explain
-from cortex.fleet.refusals import uncatalogued
+from cortex.fleet.refusals import awaited, uncatalogued
 from cortex.fleet.route import Ranked, ranking
 from cortex.fleet.situation import Situation
 from cortex.fleet.work import Job, describe_plan
@@ -58,9 +58,13 @@ def _decision(
         return "queue", "every replica is full: it waits for the first slot that is free"
     if job is not None:
         return "wait", f"a replica is on its way: {job.work.plan.reason if job.work else job.held}"
-    if model not in situation.catalogue:
+    spec = situation.catalogue.get(model)
+    if spec is None:
         return "refuse", uncatalogued(model, situation).message
-    return _placing(candidates)
+    decision, summary = _placing(candidates)
+    if decision == "refuse" and (back := awaited(spec, situation)):
+        return "wait", f"it waits for {', '.join(back)} to come back from a restart"
+    return decision, summary
 
 
 def _placing(candidates: tuple[Candidate, ...]) -> tuple[str, str]:

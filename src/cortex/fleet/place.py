@@ -60,13 +60,14 @@ def place(
     may_drain: bool = False,
     avoid: Set[str] = frozenset(),
     victims_idle_for: float = 0.0,
+    unasked: bool = False,
 ) -> Placement:
     """Return the best plan for *spec* in the whole fleet.
 
     Nodes are looked at whole in the order of what they could offer at best, until nothing can beat the best found. Of
     full ones it is the best of the 32 that promise most, and of all others only if none of these has a plan.
     """
-    ask = Ask(spec, situation, may_evict, may_drain, victims_idle_for)
+    ask = Ask(spec, situation, may_evict, may_drain, victims_idle_for, unasked)
     screen = Screen.of(ask, avoid)
     plan, full = _best_plan(screen)
     if plan is not None:

@@ -58,7 +58,8 @@ class Plan:
 class Ask:
     """A model that looks for a place, the moment, and what may be done for it.
 
-    `victims_idle_for` is how many seconds a victim must have been idle.
+    `victims_idle_for` is how many seconds a victim must have been idle. For what is `unasked`, because nobody waits for
+    it, nothing goes that is to be resident itself.
     """
 
     spec: ModelSpec
@@ -66,6 +67,7 @@ class Ask:
     may_evict: bool = True
     may_drain: bool = False
     victims_idle_for: float = 0.0
+    unasked: bool = False
 
     @property
     def rank(self) -> int:
@@ -86,6 +88,8 @@ class Ask:
             return self._objection_to_drain(resident)
         if reason is None and not self.may_evict:
             return "may go, but nothing is to go for this"
+        if reason is None and self.unasked and resident.is_kept:
+            return "is to be resident itself"
         if reason is None and resident.idle_seconds < self.victims_idle_for:
             return f"has been idle for {resident.idle_seconds:.0f} s, not {self.victims_idle_for:.0f} s"
         return reason
@@ -158,14 +162,13 @@ def plan_on(ask: Ask, node: NodeView, sets: DeviceSets, ledger: Ledger) -> Plan 
     later = add(ledger.free_bytes, ledger.returning_bytes)
     if sets.roomiest(later) is not None:
         return COMING_BACK
+    # Nobody goes for memory that cannot be used before something else has ended: only what is back soon counts.
     soon = add(ledger.free_bytes, ledger.soon_bytes)
     allowed = [resident for resident in ledger.residents if ask.objection(resident) is None]
     idle = [resident for resident in allowed if not resident.busy]
     plan = _after_eviction(ask, node.name, sets, soon, idle)
     if plan is None and len(idle) < len(allowed):
         plan = _after_eviction(ask, node.name, sets, soon, allowed)
-    if plan is None and later != soon and _after_eviction(ask, node.name, sets, later, allowed) is not None:
-        return COMING_BACK  # nobody goes for memory that cannot be used before something else has ended
     return plan or why_no_plan(ask, node, lambda bytes_: sets.roomiest(bytes_) is not None)
 
 

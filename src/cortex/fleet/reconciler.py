@@ -17,7 +17,7 @@ from cortex.fleet.effects import Effects
 from cortex.fleet.learned import Learned
 from cortex.fleet.place import Placement, consider, no_place, place
 from cortex.fleet.plan import Plan
-from cortex.fleet.refusals import uncatalogued
+from cortex.fleet.refusals import awaited, uncatalogued
 from cortex.fleet.route import Choice
 from cortex.fleet.situation import Commitment, Need, Policy, Situation
 from cortex.fleet.tend import Chore, Renew, Unload, Want, chores
@@ -171,7 +171,7 @@ class Reconciler:
     def _plan(self, job: Job, spec: ModelSpec, situation: Situation) -> None:
         placement = self._place(job, spec, situation)
         held = [f"{node}: {reason}" for node, reason in placement.held]
-        held += [f"{node} is restarting" for node in self._awaited(spec, situation.now)]
+        held += [f"{node} is restarting" for node in awaited(spec, situation)]
         if placement.plan is not None:
             self._commit(job, placement.plan, placement, situation.now)
         elif held:
@@ -179,11 +179,6 @@ class Reconciler:
         else:
             last = next(reversed(job.avoid.values()), None)
             self._end(job, last or no_place(spec, situation, placement), situation.now)
-
-    def _awaited(self, spec: ModelSpec, now: float) -> list[str]:
-        """Return the nodes that *spec* may run on and that said, not too long ago, that they would be back."""
-        recent = [node for node, at in self._restarting.items() if now - at < self._policy.restart_grace]
-        return [node for node in recent if not spec.allowed_nodes or node in spec.allowed_nodes]
 
     def _place(self, job: Job, spec: ModelSpec, situation: Situation) -> Placement:
         urgent = job.cause in ("request", "move")
@@ -194,6 +189,7 @@ class Reconciler:
             may_drain=urgent and self._may_drain(job, situation.now),
             avoid=job.avoid.keys(),
             victims_idle_for=0.0 if urgent else self._policy.restore_after,
+            unasked=not urgent,
         )
 
     def _may_drain(self, job: Job, now: float) -> bool:
@@ -347,10 +343,11 @@ class Reconciler:
 
     # what models need -------------------------------------------------------------------------------------------------
 
-    def estimated(self, model: str, node: str, need: Need, now: float) -> None:
-        """Take note of what *model* takes on *node*."""
-        self.learned.needs((node, model), need)
-        self._advance(now)
+    def estimated(self, spec: ModelSpec, node: str, need: Need, now: float) -> None:
+        """Take note of what *spec* takes on *node*, unless the model has been defined otherwise since it was asked."""
+        if self._catalogue.get(spec.id) == spec:
+            self.learned.needs((node, spec.id), need)
+            self._advance(now)
 
     def inquires(self, model: str) -> bool:
         """Have all nodes asked what *model* takes there, if they were not; return whether an answer is due."""
@@ -545,6 +542,7 @@ class Reconciler:
             foreign=self._foreign,
             used=self.doors.used,
             leaving=self._leaving.keys(),
+            restarting=self._restarting,
             commitments={
                 node: tuple(Commitment(work.plan.model, work.plan.bytes_by_device) for work in works)
                 for node, works in self._works.items()

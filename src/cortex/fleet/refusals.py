@@ -1,9 +1,17 @@
-"""Say why a model that cannot be loaded, for lack of a spec, cannot be served. Pure."""
+"""Say what is waited for, and why a model that the catalogue does not have cannot be served. Pure."""
 
 from __future__ import annotations
 
 from cortex.core.errors import CortexError, ModelNotFound, ModelNotReady, NoHealthyNode
+from cortex.core.model_spec import ModelSpec
 from cortex.fleet.situation import Situation
+
+
+def awaited(spec: ModelSpec, situation: Situation) -> list[str]:
+    """Return the nodes that *spec* may run on and that said, not too long ago, that they would be back."""
+    grace = situation.policy.restart_grace
+    recent = [node for node, at in situation.restarting.items() if situation.now - at < grace]
+    return [node for node in recent if not spec.allowed_nodes or node in spec.allowed_nodes]
 
 
 def uncatalogued(model: str, situation: Situation) -> CortexError:

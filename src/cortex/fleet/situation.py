@@ -76,9 +76,9 @@ class Situation:
     """One moment, whole. Nothing in it is changed by a decision.
 
     `flights` counts what this gateway has under way at a spot, `foreign` what others had there when the node was last
-    seen; `used` is when the gateway last gave a spot work; `leaving` are spots that are being unloaded; `commitments`
-    are those of plans in progress, by node; `need(model, node)` is what a model takes there. `load_seconds` are
-    measured, `mean_load_seconds` the same by model.
+    seen; `used` is when the gateway last gave a spot work; `leaving` are spots that are being unloaded, `restarting`
+    nodes that said they would be back, and when; `commitments` are those of plans in progress, by node;
+    `need(model, node)` is what a model takes there. `load_seconds` are measured, `mean_load_seconds` the same by model.
     """
 
     now: float
@@ -88,6 +88,7 @@ class Situation:
     foreign: Mapping[Spot, int] = field(default_factory=dict)
     used: Mapping[Spot, float] = field(default_factory=dict)
     leaving: Set[Spot] = frozenset()
+    restarting: Mapping[str, float] = field(default_factory=dict)
     commitments: Mapping[str, tuple[Commitment, ...]] = field(default_factory=dict)
     need: Callable[[str, str], Need] = _unknown
     load_seconds: Mapping[Spot, float] = field(default_factory=dict)

@@ -28,16 +28,17 @@ from cortex.wire.envelopes import is_anthropic
 
 log = get_logger(__name__)
 
-OPEN_PATHS = frozenset({"/", "/health"})
+OPEN_PATHS = frozenset({"/", "/health", "/openapi.json"})
+CLIENTS = ("/v1/", "/api/")
 CALLER = "cortex.caller"
 
 
-def check_listening(settings: KeySettings, key_file: Path | None, host: str) -> None:
+def check_listening(settings: KeySettings, key_file: Path, host: str) -> None:
     """Warn of what is strange about listening on *host*. Raises ConfigError where it is not safe."""
-    has_keys = settings.file is not None or (key_file is not None and key_file.exists())
+    has_keys = settings.file is not None or key_file.exists()
     verdict = listening_is_safe(host, has_keys, settings.auth)
     if isinstance(verdict, ConfigError):
-        raise verdict
+        raise ConfigError(f"{verdict} (its key file is {key_file})")
     if verdict is not None:
         log.warning("gateway_is_open", reason=verdict)
 
@@ -49,7 +50,7 @@ def wanted_scope(path: str) -> entry.Scope | None:
     """
     if path in OPEN_PATHS:
         return None
-    return "inference" if path.startswith("/v1/") else "admin"
+    return "inference" if path.startswith(CLIENTS) else "admin"
 
 
 class Access:
@@ -58,11 +59,11 @@ class Access:
     *key_file* need not exist: there are no keys, then, until it does. *host* is what is listened on.
     """
 
-    def __init__(self, settings: KeySettings, key_file: Path | None, ledger: Path, host: str) -> None:
+    def __init__(self, settings: KeySettings, key_file: Path, ledger: Path, host: str) -> None:
         """Read the keys and open the ledger. Raises ConfigError."""
         self.key_file = key_file if settings.auth != "none" else None
-        wanted = self.key_file is not None and (settings.file is not None or self.key_file.exists())
-        self.keys = load_keys(self.key_file) if wanted and self.key_file is not None else None
+        is_there = self.key_file is not None and (settings.file is not None or key_file.exists())
+        self.keys = load_keys(key_file) if is_there else None
         self.clock = steady_clock()
         self.ledger = Ledger(SqliteStore(ledger))
         self._guard = Guard(self.ledger)

@@ -34,6 +34,7 @@ from cortex.gateway.inference import Inference
 from cortex.gateway.listing import describe_model, health, list_models
 from cortex.gateway.metrics import Metrics
 from cortex.gateway.nodes import Nodes
+from cortex.gateway.openapi import serve_document
 from cortex.gateway.poller import Poller
 from cortex.gateway.relay import Relay
 from cortex.gateway.steward import Steward
@@ -202,6 +203,7 @@ class CortexGateway:
             Route("/", self.health, methods=["GET", "HEAD"]),
             Route("/health", self.health),
             Route("/metrics", self.prometheus),
+            Route("/openapi.json", serve_document),
             Route("/v1/models", self.models),
             Route("/v1/models/{model:path}", self.model),
             *FleetRoutes(self).table(),

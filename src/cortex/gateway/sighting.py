@@ -101,7 +101,8 @@ def _ready_since(model: ModelInfo, former: ReplicaView | None, now: float) -> fl
     if model.loaded_seconds_ago is None:
         return 0.0
     since = now - model.loaded_seconds_ago
-    return former.ready_since if former is not None and abs(since - former.ready_since) < USE_TOLERANCE_SECONDS else since
+    is_same = former is not None and abs(since - former.ready_since) < USE_TOLERANCE_SECONDS
+    return former.ready_since if former is not None and is_same else since
 
 
 def _bytes(model: ModelInfo) -> Mapping[int, int]:

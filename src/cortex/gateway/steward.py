@@ -208,7 +208,7 @@ class Steward:
                 need = need_of(decode(answer.body, _estimate))
         except (CortexError, KeyError) as error:
             log.debug("estimate_failed", model=spec.id, node=node, error=str(error))
-        self.reconciler.estimated(spec.id, node, need, self._clock())
+        self.reconciler.estimated(spec, node, need, self._clock())
 
     async def _order(self, node: str, path: str, body: bytes) -> CortexError | None:
         """Have *node* do something that takes as long as it takes; return what went wrong."""

@@ -48,6 +48,7 @@ async def run_asgi(application: Application, exchange: Exchange, state: Any) -> 
 
 
 def _scope(exchange: Exchange, state: Any) -> dict[str, Any]:
+    others = (pair for pair in exchange.headers if pair[0] != b"x-request-id")
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -58,7 +59,7 @@ def _scope(exchange: Exchange, state: Any) -> dict[str, Any]:
         "raw_path": exchange.path.encode("latin-1"),
         "query_string": exchange.query,
         "root_path": "",
-        "headers": exchange.headers,
+        "headers": [*others, (b"x-request-id", exchange.request_id.encode())],
         "client": exchange.peer,
         "server": None,
         "state": dict(state),

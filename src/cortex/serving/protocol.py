@@ -351,8 +351,14 @@ class HttpProtocol(asyncio.Protocol):
             self._closing = True  # the request before this one is still being answered
             return
         log.debug("request_refused", status=error.status, error=str(error), peer=self._peer)
-        refused = self._current = Exchange(self, "POST", "", b"", [], b"", self._request_id(), keep_alive=False)
+        refused = self._current = Exchange(
+            self, "POST", self._path(), b"", [], b"", self._request_id(), keep_alive=False
+        )
         refused.fail(error)
+
+    def _path(self) -> str:
+        """Return the path of a request that is not whole, for the dialect of its refusal."""
+        return self._target.partition(b"?")[0].decode("latin-1")
 
     # the answer goes out ----------------------------------------------------------------------------------------------
 

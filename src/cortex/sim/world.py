@@ -287,7 +287,7 @@ class World:
         need = UNKNOWN if bytes_ is None else Need((bytes_,))
         self.agenda.after(
             self._delays.estimate_seconds,
-            lambda: self.reconciler.estimated(spec.id, node, need, self.agenda.now),
+            lambda: self.reconciler.estimated(spec, node, need, self.agenda.now),
         )
 
     def note(self, event: Event) -> None:

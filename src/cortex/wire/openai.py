@@ -446,6 +446,3 @@ def _sampling_of(request: _Sampling) -> dict[str, Any]:
     """Return the sampling parameters that the client set, for the log."""
     names = ("temperature", "top_p", "top_k", "min_p", "seed", "n", "frequency_penalty", "presence_penalty")
     return {name: getattr(request, name) for name in names if getattr(request, name) is not None}
-
-
-__all__ = ["CHAT", "COMPLETION", "EMBEDDING", "KINDS", "Head", "Request", "read_head", "read_request"]

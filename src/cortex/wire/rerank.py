@@ -1,8 +1,8 @@
 """`POST /v1/rerank` as Jina and Cohere have it: documents in the order of how well they answer a query.
 
-No engine reranks yet. One that does takes `RerankRequest.pairs` and must give, in their order, one score a pair between
-0 (beside the point) and 1 (to the point), and how many tokens it read. A document that is too long for it is refused
-and never cut: a score of half a document would pass for one of the whole.
+An engine is given the query and the documents and gives, in their order, one score a document between 0 (beside the
+point) and 1 (to the point), and how many tokens it read. A document that is too long for it is refused and never cut: a
+score of half a document would pass for one of the whole.
 
 Source: Jina's and Cohere's API references (rerank).
 """
@@ -61,15 +61,10 @@ class RerankRequest:
     returns_documents: bool
     ignored: tuple[str, ...]
 
-    @property
-    def pairs(self) -> list[tuple[str, str]]:
-        """What an engine scores: the query beside each document, in the order in which they came."""
-        return [(self.query, document) for document in self.documents]
-
     def answer(self, scores: Sequence[float], prompt_tokens: int) -> bytes:
-        """Return the answer for the *scores* of `pairs`: the best first, and among equals the one that came first.
+        """Return the answer for the documents' *scores*: the best first, and among equals the one that came first.
 
-        Raises EngineFailed if there is not one score between 0 and 1 for each pair.
+        Raises EngineFailed if there is not one score between 0 and 1 for each document.
         """
         if len(scores) != len(self.documents):
             raise EngineFailed(f"the engine gave {len(scores)} scores for {len(self.documents)} documents")

@@ -100,6 +100,8 @@ class ResponsesTranslation:
     def whole(self, answer: bytes) -> bytes:
         """Return the hub's unary *answer* as a response. Raises UpstreamFailed if it is not one."""
         self._output.take(decode_chunk(answer))
+        if self._output.finish_reason is None:
+            raise UpstreamFailed("the node's answer has no message that was finished")
         self._output.close()
         _, self._response = self._finished()
         return self._response
