@@ -198,7 +198,6 @@ def test_refusals_name_their_cause(client: openai.OpenAI) -> None:
         ask("too-large")
     assert large.value.status_code == 503
     assert large.value.code == "no_feasible_node"
-    assert int(large.value.response.headers["retry-after"]) >= 1
     with pytest.raises(openai.InternalServerError, match=r"/nowhere/model\.gguf"):
         ask("absent")
 

@@ -15,7 +15,7 @@ import pytest
 from cortex.core.errors import BadRequest, ContextLengthExceeded
 from cortex.engines.llamacpp import LlamaCpp
 from cortex.wire import json
-from cortex.wire.engine_api import Chunk, Device, EngineSpec, Finished, Generate, Kind, ReplicaInfo
+from cortex.wire.engine_api import Chunk, Device, EngineSpec, Finished, Generate, Kind, ReplicaInfo, Tokenize
 from cortex.wire.openai import read_request
 from tiny_gguf import MEAN, RANK, write_encoder
 
@@ -28,8 +28,15 @@ class Loaded:
 
     def __init__(self, path: Path, runner: asyncio.Runner, **options: Any) -> None:
         self._engine, self._runner = LlamaCpp(), runner
-        spec = EngineSpec(model="tiny", engine="llamacpp", path=str(path), devices=(CPU,), options=options)
+        only = options.pop("vocabulary_only", False)
+        spec = EngineSpec(
+            model="tiny", engine="llamacpp", path=str(path), devices=(CPU,), options=options, vocabulary_only=only
+        )
         self.info: ReplicaInfo = runner.run(self._engine.load(spec, lambda *_: None))
+
+    def tokens(self, text: str) -> Any:
+        body = json.encode({"content": text})
+        return json.decode_any(self._runner.run(self._engine.tokenize(Tokenize("t", body))))["tokens"]
 
     def ask(self, kind: Kind, **fields: Any) -> tuple[dict[str, Any], Finished]:
         body = read_request(kind, json.encode({"model": "tiny", **fields})).body
@@ -141,3 +148,9 @@ def test_a_model_made_to_rank_does_not_embed(ranker: Loaded) -> None:
 def test_a_document_that_is_too_long_for_the_ranker_is_refused(ranker: Loaded) -> None:
     with pytest.raises(ContextLengthExceeded):
         ranker.ask("rerank", query="sea", documents=[SEA, "sea " * 100])
+
+
+@pytest.mark.parametrize("text", ["the sea", "The SEA is [SEP] unheard-of", ""])
+def test_an_encoder_s_vocabulary_alone_gives_its_tokens(load: Load, encoder: Loaded, text: str) -> None:
+    """Its architecture is another one, which tokens do not depend on."""
+    assert load(MEAN, vocabulary_only=True).tokens(text) == encoder.tokens(text)

@@ -34,21 +34,29 @@ class Engine(Protocol):
         ...
 
     async def load(self, spec: EngineSpec, on_progress: OnProgress) -> ReplicaInfo:
-        """Load *spec* and return what it became. Raises LoadError; called once."""
+        """Load *spec* and return what it became. Raises LoadError; called once.
+
+        Of `vocabulary_only` just as much is loaded as `tokenize` needs, on no device, and nothing else is asked for.
+        """
         ...
 
     def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
         """Yield the events of one request: prefill Progress, Chunks in the hub dialect, one Finished last.
 
         The chunks of a chat are `chat.completion.chunk` objects, of a completion `text_completion` objects, always as
-        of a stream; an embedding is one Chunk with the whole answer. None carries usage: Finished does. A request that
-        is at fault raises BadRequest (or another RequestError). Closing the generator aborts the request, and returns
-        only when its slot is free; so does cancelling the task that iterates. At most `slots` are iterated at once.
+        of a stream; the last of a choice that a stop string of the client's ended names it as `stop_reason`. An
+        embedding is one Chunk with the whole answer; a rerank is one with `{"scores": […]}`, between 0 and 1 and in the
+        order of the documents. None carries usage: Finished does. A request that is at fault raises BadRequest (or
+        another RequestError). Closing the generator aborts the request, and returns only when its slot is free; so does
+        cancelling the task that iterates. At most `slots` are iterated at once.
         """
         ...
 
     async def tokenize(self, request: Tokenize) -> bytes:
-        """Return `{"tokens": […], "count": n}` for `{"content": text}` or `{"messages": […]}`. Raises BadRequest."""
+        """Return `{"tokens": […], "count": n}` of what a prompt reads as. Raises BadRequest.
+
+        The body is `{"content": text}`, or `messages` with whatever else of a chat its template renders.
+        """
         ...
 
     async def close(self) -> None:

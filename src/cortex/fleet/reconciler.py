@@ -90,6 +90,15 @@ class Reconciler:
         if spot not in self.doors.flights:
             self._advance_on(spot[0], now)
 
+    def let_go(self, model: str, reason: str, now: float) -> None:
+        """Unload what is idle of *model*, down to what is to be resident, and nothing that is pinned."""
+        spec, ready = self._catalogue.get(model), self.ready(model)
+        keep = spec.min_resident if spec is not None else 0
+        for replica in ready[: max(0, len(ready) - keep)]:
+            pinned = spec is not None and spec.is_pinned_on(replica.node)
+            if not pinned and not self.situation(now).busy(replica.spot):
+                self._remove(replica.spot, "unloaded", reason, now)
+
     def ready(self, model: str) -> tuple[ReplicaView, ...]:
         """Return the replicas that may be given work; kept until the view of them or what is leaving changes."""
         there = self._view.by_model.get(model)

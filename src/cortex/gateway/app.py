@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -31,9 +32,11 @@ from cortex.gateway.dialects import PATHS, Dialects
 from cortex.gateway.feed import Feed
 from cortex.gateway.fleet_routes import FleetRoutes
 from cortex.gateway.inference import Inference
+from cortex.gateway.keys.caller import Caller
 from cortex.gateway.listing import describe_model, health, list_models
 from cortex.gateway.metrics import Metrics
 from cortex.gateway.nodes import Nodes
+from cortex.gateway.ollama_routes import OllamaRoutes
 from cortex.gateway.openapi import serve_document
 from cortex.gateway.poller import Poller
 from cortex.gateway.relay import Relay
@@ -208,6 +211,7 @@ class CortexGateway:
             Route("/v1/models/{model:path}", self.model),
             *FleetRoutes(self).table(),
             *DialectRoutes(self).table(),
+            *OllamaRoutes(self).table(),
         ]
         return self.access.guarded(
             Starlette(routes=routes, lifespan=self.lifespan, exception_handlers=error_handlers())
@@ -227,26 +231,31 @@ class CortexGateway:
 
     async def models(self, request: Request) -> Response:
         """`GET /v1/models`: what the caller may use, in Anthropic's shape for those who speak its dialect."""
-        caller = caller_of(request)
-        listed = list_models(self.catalogue, self.poller.view, self.created, self._situation())
-        data = [entry for entry in listed if caller.allows((entry["id"], *entry["aliases"]))]
+        data = self.listed(caller_of(request))
         if "anthropic-version" in request.headers:
             return anthropic_models(data, request)
         return json_response({"object": "list", "data": data})
+
+    def listed(self, caller: Caller) -> list[dict[str, Any]]:
+        """Return the models that *caller* may use, as `/v1/models` lists them."""
+        listed = list_models(self.catalogue, self.poller.view, self.created, self._situation())
+        return [entry for entry in listed if caller.allows((entry["id"], *entry["aliases"]))]
+
+    def described(self, name: str, caller: Caller) -> dict[str, Any]:
+        """Return the model that *name*, an id or an alias, means. Raises PermissionDenied, ModelNotFound."""
+        spec, view = self.catalogue.find(name), self.poller.view
+        model = spec.id if spec is not None else name
+        caller.require_model((name, model, *(spec.aliases if spec is not None else ())))
+        if spec is None and model not in view.models:
+            raise ModelNotFound(model, known_to(caller, self.catalogue.near(model, view.models)))
+        return describe_model(model, spec, view, self.created, self._situation())
 
     def _situation(self) -> Situation:
         return self.steward.reconciler.situation(self.clock())
 
     async def model(self, request: Request) -> Response:
         """`GET /v1/models/{id}`, by id or alias."""
-        name = request.path_params["model"]
-        spec = self.catalogue.find(name)
-        model = spec.id if spec is not None else name
-        caller = caller_of(request)
-        caller.require_model((name, model, *(spec.aliases if spec is not None else ())))
-        if spec is None and model not in self.poller.view.models:
-            raise ModelNotFound(model, known_to(caller, self.catalogue.near(model, self.poller.view.models)))
-        entry = describe_model(model, spec, self.poller.view, self.created, self._situation())
+        entry = self.described(request.path_params["model"], caller_of(request))
         return anthropic_model(entry) if "anthropic-version" in request.headers else json_response(entry)
 
 

@@ -12,10 +12,12 @@ import msgspec
 
 from cortex.core.logging import get_logger
 from cortex.gateway.stored_responses import StoredResponses
-from cortex.serving.exchange import Exchange
+from cortex.serving.exchange import EVENT_STREAM, Exchange
+from cortex.wire import ollama
 from cortex.wire.anthropic import read_messages
+from cortex.wire.engine_api import Timings
 from cortex.wire.envelopes import MESSAGES
-from cortex.wire.openai import CHAT, COMPLETION, KINDS, read_head
+from cortex.wire.openai import CHAT, COMPLETION, EMBEDDING, KINDS, read_head
 from cortex.wire.responses.items import response_of
 from cortex.wire.responses.request import previous_id, referenced_ids
 from cortex.wire.responses.stored import StoredResponse
@@ -26,7 +28,11 @@ from cortex.wire.translation import Translation
 log = get_logger(__name__)
 
 RESPONSES = "/v1/responses"
-PATHS = (*KINDS, MESSAGES, RESPONSES)
+OLLAMA_CHAT, OLLAMA_GENERATE = "/api/chat", "/api/generate"
+OLLAMA_EMBED, OLLAMA_EMBEDDINGS = "/api/embed", "/api/embeddings"
+OLLAMA = (OLLAMA_CHAT, OLLAMA_GENERATE, OLLAMA_EMBED, OLLAMA_EMBEDDINGS)
+PATHS = (*KINDS, MESSAGES, RESPONSES, *OLLAMA)
+_OLLAMA = (ollama.OllamaTranslation, ollama.EmbeddingTranslation)
 _GENERATING = frozenset({CHAT, COMPLETION})
 
 
@@ -49,6 +55,31 @@ class Asked:
         """The fields that the translation accepted and that change nothing."""
         return self.translation.ignored if self.translation is not None else ()
 
+    @property
+    def content_type(self) -> bytes:
+        """What a stream of it is."""
+        return self.translation.content_type if self.translation is not None else EVENT_STREAM
+
+    @property
+    def loads_only(self) -> bool:
+        """Whether nothing is asked but that the model be there, or be gone."""
+        return isinstance(self.translation, _OLLAMA) and self.translation.loads_only
+
+    @property
+    def lets_go(self) -> bool:
+        """Whether the client wants the model unloaded, and nothing else."""
+        return isinstance(self.translation, _OLLAMA) and self.loads_only and self.translation.keep_loaded_seconds == 0
+
+    def loaded(self) -> bytes:
+        """Return the answer to a request that `loads_only`."""
+        assert isinstance(self.translation, _OLLAMA)
+        return self.translation.loaded("unload" if self.lets_go else "load")
+
+    def note_timings(self, timings: Timings, wait_seconds: float) -> None:
+        """Tell a dialect that speaks of time where it went."""
+        if isinstance(self.translation, _OLLAMA):
+            self.translation.note_timings(timings, 1000 * wait_seconds)
+
     def keep_alive(self, text: str) -> bytes:
         """Return what fills a silence in this dialect."""
         return self.translation.keep_alive(text) if self.translation is not None else comment(text)
@@ -67,6 +98,8 @@ class Dialects:
             return _translated(read_messages(body))
         if exchange.path == RESPONSES:
             return _translated(self._responses(body, owner))
+        if exchange.path in OLLAMA:
+            return _read_ollama(exchange.path, body)
         head = read_head(body)
         limit = head.limit if exchange.path in _GENERATING else 0
         return Asked(head.model, bool(head.stream), exchange.path, body, max_tokens=limit)
@@ -108,6 +141,17 @@ class Dialects:
                 if item_id in item_ids:
                     items[item_id] = raw
         return items
+
+
+def _read_ollama(path: str, body: bytes) -> Asked:
+    if path in (OLLAMA_EMBED, OLLAMA_EMBEDDINGS):
+        embedding = ollama.read_embed(body) if path == OLLAMA_EMBED else ollama.read_embeddings(body)
+        return Asked(embedding.model, False, EMBEDDING, embedding.body, ollama.EmbeddingTranslation(embedding), 0)
+    read = ollama.read_chat if path == OLLAMA_CHAT else ollama.read_generate
+    translation = read(body, created_at=time.time())
+    limit = 0 if translation.loads_only else read_head(translation.body).limit
+    hub_path = COMPLETION if translation.kind == "completion" else CHAT
+    return Asked(translation.model, translation.stream, hub_path, translation.body, translation, limit)
 
 
 def _translated(translation: Translation) -> Asked:

@@ -26,7 +26,7 @@ from cortex.gateway.poller import Poller
 from cortex.gateway.relay import Outcome, Relay, TryElsewhere, ignored_header
 from cortex.gateway.steward import Steward, WaitingRequest
 from cortex.serving.event_stream import EventStream
-from cortex.serving.exchange import Exchange
+from cortex.serving.exchange import JSON, Exchange
 from cortex.wire.engine_api import Usage
 from cortex.wire.errors import openai_event
 from cortex.wire.openai import KINDS, read_request
@@ -212,10 +212,22 @@ class Inference:
         story.model = model
         story.known = spec is not None or model in self._poller.view.models
         ticket = WaitingRequest(model, time.monotonic(), keys=partial(_keys, exchange))
-        if asked.stream:
+        if asked.loads_only:
+            await self._load_only(asked, exchange, story, ticket)
+        elif asked.stream:
             await self._stream(asked, exchange, story, ticket)
         else:
             await self._attempts(asked, exchange, story, ticket, None)
+
+    async def _load_only(self, asked: Asked, exchange: Exchange, story: Story, ticket: WaitingRequest) -> None:
+        """Have the model loaded, or let go of, and answer when that is done."""
+        if asked.lets_go:
+            self._steward.let_go(ticket.model)
+        else:
+            choice = await self._turn(story, ticket, None)
+            story.node = choice.replica.node
+            self._steward.finished(choice.replica.spot)
+        exchange.respond(200, asked.loaded(), [JSON, *ignored_header(asked, {})])
 
     async def _stream(self, asked: Asked, exchange: Exchange, story: Story, ticket: WaitingRequest) -> None:
         def keep_alive() -> bytes:
@@ -226,6 +238,7 @@ class Inference:
         with EventStream(
             exchange,
             headers=ignored_header(asked, {}),
+            content_type=asked.content_type,
             patience_seconds=PATIENCE_SECONDS,
             comment=keep_alive,
             last_words=last_words,
@@ -268,7 +281,7 @@ class Inference:
         self, replica: ReplicaView, asked: Asked, exchange: Exchange, story: Story, stream: EventStream | None
     ) -> None:
         node = story.node = replica.node
-        outcome = story.outcome = Outcome()
+        outcome = story.outcome = Outcome(wait_seconds=story.wait_seconds)
         try:
             address = self._poller.address(node)
             if stream is not None:

@@ -31,11 +31,15 @@ class TryElsewhere(Exception):
 
 @dataclass(slots=True)
 class Outcome:
-    """How a relayed request goes: when the node had it, how many events have come, the trailer once it is whole."""
+    """How a relayed request goes: when the node had it, how many events have come, the trailer once it is whole.
+
+    `wait_seconds` is what the request had waited for a replica before.
+    """
 
     trailer: Trailer | None = None
     sent_at: float = field(default_factory=time.perf_counter)
     events: int = 0
+    wait_seconds: float = 0.0
 
 
 class _Unary:
@@ -139,6 +143,7 @@ class Relay:
             cut_short = UpstreamFailed("the node's answer ended before it was whole")
             raise cut_short if sink.relay.saw_data else TryElsewhere(cut_short)
         if asked.translation is not None:
+            asked.note_timings(outcome.trailer.timings, outcome.wait_seconds)
             stream.write(asked.translation.end())
 
     async def unary(
@@ -154,6 +159,8 @@ class Relay:
         if sink.status != 200 or not sink.headers.get(b"content-type", b"").startswith(b"application/json"):
             raise refusal_of(sink.status, sink.headers, sink.body)
         outcome.trailer = decode_trailer(sink.headers.get(b"x-cortex-trailer", b""))
+        if outcome.trailer is not None:
+            asked.note_timings(outcome.trailer.timings, outcome.wait_seconds)
         body = sink.body if asked.translation is None else asked.translation.whole(sink.body)
         headers = [JSON, (b"x-cortex-node", node.encode()), *ignored_header(asked, sink.headers)]
         exchange.respond(200, body, headers)

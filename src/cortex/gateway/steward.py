@@ -113,6 +113,10 @@ class Steward:
         """Take note that a request at *spot* is over."""
         self.reconciler.finished(spot, self._clock(), usage, timings)
 
+    def let_go(self, model: str) -> None:
+        """Unload *model* wherever nobody uses it and nothing keeps it: a client has said that it is done with it."""
+        self.reconciler.let_go(model, "a client let go of it", self._clock())
+
     def comment(self, ticket: Ticket) -> str:
         """Return what *ticket* waits for."""
         return self.reconciler.comment(ticket, self._clock())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from cortex.core.errors import CortexError
-from cortex.serving.exchange import EVENT_STREAM, Exchange, Headers
+from cortex.serving.exchange import EVENT_STREAM, UNBUFFERED, Exchange, Headers
 from cortex.wire.errors import openai_event
 from cortex.wire.sse import KEEP_ALIVE
 
@@ -25,6 +25,7 @@ class EventStream:
         exchange: Exchange,
         *,
         headers: Headers | None = None,
+        content_type: bytes = EVENT_STREAM,
         patience_seconds: float,
         every_seconds: float = 1.0,
         comment: Callable[[], bytes] = lambda: KEEP_ALIVE,
@@ -32,6 +33,7 @@ class EventStream:
     ) -> None:
         self._exchange, self._comment, self._last_words = exchange, comment, last_words
         self.headers: Headers = headers or []
+        self._content_type = content_type
         self._patience, self._every = patience_seconds, every_seconds
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -56,7 +58,7 @@ class EventStream:
         """Send the head now."""
         if not self._exchange.started:
             self._exchange.last_words = self._last_words
-            self._exchange.start(200, [*EVENT_STREAM, *self.headers])
+            self._exchange.start(200, [(b"content-type", self._content_type), *UNBUFFERED, *self.headers])
 
     def write(self, data: bytes) -> None:
         """Send whole events; they may be several."""

@@ -12,11 +12,9 @@ from cortex.wire.envelopes import answer_of, id_headers
 
 Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
-EVENT_STREAM: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+# A proxy in between that holds a stream back would make every client wait.
+UNBUFFERED: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cortex.core.errors import CortexError
-from cortex.wire import anthropic
+from cortex.wire import anthropic, ollama
 from cortex.wire.errors import headers_of, openai_body
 
 MESSAGES = "/v1/messages"
@@ -15,6 +15,11 @@ def is_anthropic(path: str) -> bool:
     return path == MESSAGES or path.startswith(MESSAGES + "/")
 
 
+def is_ollama(path: str) -> bool:
+    """Whether clients of *path* speak Ollama's dialect."""
+    return path.startswith("/api/")
+
+
 def answer_of(error: CortexError, path: str, request_id: str) -> tuple[int, bytes, Headers]:
     """Return the status, the JSON body and the headers, but for its type, by which *error* is told on *path*."""
     headers = [*headers_of(error)]
@@ -22,6 +27,8 @@ def answer_of(error: CortexError, path: str, request_id: str) -> tuple[int, byte
         headers.append((b"www-authenticate", b"Bearer"))
     if is_anthropic(path):
         return anthropic.status_of(error), anthropic.error_body(error, request_id), headers
+    if is_ollama(path):
+        return error.status, ollama.error_body(error), headers
     return error.status, openai_body(error), headers
 
 

@@ -37,12 +37,16 @@ def decode_opening(line: bytes) -> Opening | None:
 
 
 class Translation(Protocol):
-    """One request in a client's dialect. `body` is the hub's request; a streamed one asks the hub for usage."""
+    """One request in a client's dialect. `body` is the hub's request; a streamed one asks the hub for usage.
+
+    `content_type` is that of its stream.
+    """
 
     model: str
     stream: bool
     body: bytes
     ignored: tuple[str, ...]
+    content_type: bytes
 
     def feed(self, data: bytes) -> bytes:
         """Take a piece of the hub's stream, cut anywhere, and return the client's events that it completes.

@@ -10,13 +10,14 @@
 Both translations stream unless told not to. Source: Ollama's API reference, and what its clients send and demand.
 """
 
-from cortex.wire.ollama.embeddings import Embedding, read_embed, read_embeddings
+from cortex.wire.ollama.embeddings import Embedding, EmbeddingTranslation, read_embed, read_embeddings
 from cortex.wire.ollama.errors import error_body
 from cortex.wire.ollama.models import list_models, list_running, plain_name, show_model, shown_model, version
 from cortex.wire.ollama.translation import OllamaTranslation, read_chat, read_generate
 
 __all__ = [
     "Embedding",
+    "EmbeddingTranslation",
     "OllamaTranslation",
     "error_body",
     "list_models",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cortex.core.errors import UpstreamFailed
+from cortex.core.errors import CortexError, UpstreamFailed
 from cortex.wire import json
 from cortex.wire.engine_api import Timings
 from cortex.wire.hub_stream import HubUsage
@@ -82,6 +82,48 @@ class Embedding:
                 "prompt_eval_count": usage.prompt_tokens if usage else 0,
             }
         )
+
+
+class EmbeddingTranslation:
+    """See `wire.translation.Translation`: an embedding has one answer, never a stream."""
+
+    content_type = b"application/json"
+    stream = False
+
+    def __init__(self, embedding: Embedding) -> None:
+        self.model, self.body, self.ignored = embedding.model, embedding.body, embedding.ignored
+        self.loads_only, self.keep_loaded_seconds = embedding.loads_only, embedding.keep_loaded_seconds
+        self._embedding = embedding
+        self._timings: Timings | None = None
+        self._load_ms = 0.0
+
+    def note_timings(self, timings: Timings | None, load_ms: float = 0.0) -> None:
+        """Take what the answer says of time."""
+        self._timings, self._load_ms = timings, load_ms
+
+    def whole(self, answer: bytes) -> bytes:
+        """Return the hub's *answer* in the dialect's shape. Raises UpstreamFailed."""
+        return self._embedding.answer(answer, self._timings, self._load_ms)
+
+    def loaded(self, _: str = "load") -> bytes:
+        """Return the answer to a request that `loads_only`."""
+        return self._embedding.loaded()
+
+    def feed(self, _: bytes) -> bytes:
+        """Return nothing: there is no stream."""
+        return b""
+
+    def end(self) -> bytes:
+        """Return nothing: there is no stream."""
+        return b""
+
+    def fail(self, _: CortexError) -> bytes:
+        """Return nothing: there is no stream."""
+        return b""
+
+    def keep_alive(self, _: str) -> bytes:
+        """Return nothing: there is no stream."""
+        return b""
 
 
 def read_embed(body: bytes) -> Embedding:
