@@ -13,10 +13,19 @@ from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
 from cortex.core import logging as core_logging
-from cortex.core.errors import BadRequest, CortexError, EngineFailed, ModelNotFound, Overloaded, UnsupportedMediaType
+from cortex.core.errors import (
+    BadRequest,
+    CortexError,
+    EngineFailed,
+    ModelNotFound,
+    Overloaded,
+    UnsupportedMediaType,
+    UpstreamTimeout,
+)
 from cortex.core.logging import LevelFilter
 from cortex.core.model_spec import ModelSpec
 from cortex.neuron import generation as subject
+from cortex.neuron.config import Limits
 from cortex.neuron.engine_process import EngineProcess
 from cortex.neuron.generation import Generation
 from cortex.neuron.metrics import Metrics
@@ -130,6 +139,7 @@ class Stage:
         steps: Sequence[Step] = ANSWER,
         capabilities: Sequence[str] = ("chat", "completions"),
         queue: int = 8,
+        limits: Limits | None = None,
         **info: Any,
     ) -> None:
         self.wire = Wire()
@@ -140,7 +150,7 @@ class Stage:
         self.replica = Replica(ModelSpec(id="demo", engine="simulated"), "auto", queue, state="ready")
         self.replica.running = Running(cast(EngineProcess, self.process), became, [0])
         self.metrics = Metrics()
-        self._generation = Generation(cast(Models, OneModel(self.replica)), self.metrics)
+        self._generation = Generation(cast(Models, OneModel(self.replica)), self.metrics, limits or Limits())
 
     async def answer(self, path: str = CHAT, headers: Headers | None = None, **body: Any) -> None:
         """Answer one request as a connection does, which turns a failure in mid-answer into its last words."""
@@ -431,3 +441,22 @@ def test_tokens_are_logged_at_trace_level_only(level: str, monkeypatch: pytest.M
 
     assert [line["index"] for line in lines] == ([1, 2] if level == "trace" else [])
     assert all("chatcmpl-1" in line["chunk"] for line in lines)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_never_begins_is_given_up(stream: bool) -> None:
+    """The client hears why, and the engine is told to stop."""
+    stage = Stage([Progress("1", "prefill", 0, 5), HANG], limits=Limits(first_token_seconds=0.01))
+    with pytest.raises(UpstreamTimeout, match=r"no token for 0\.01 s"):
+        stage.ask(stream=stream)
+
+    assert stage.process.left == 1
+
+
+def test_an_engine_that_stops_in_mid_answer_is_given_up() -> None:
+    stage = Stage([*ANSWER[:-1], HANG], limits=Limits(first_token_seconds=60, idle_token_seconds=0.01))
+    wire = stage.ask(stream=True)
+
+    assert b"upstream_timeout" in wire.body
+    assert b"[DONE]" not in wire.body
+    assert stage.process.left == 1

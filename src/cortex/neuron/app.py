@@ -115,7 +115,7 @@ def listeners_for(config: NeuronConfig) -> Sequence[Listener]:
     application = Starlette(routes=routes.table(), lifespan=neuron.lifespan, exception_handlers=routes.errors())
 
     async def generate(exchange: object) -> None:
-        await Generation(neuron.models, neuron.metrics)(exchange)  # type: ignore[arg-type]
+        await Generation(neuron.models, neuron.metrics, config.limits)(exchange)  # type: ignore[arg-type]
 
     site = Site(
         dict.fromkeys(KINDS, generate), application, neuron.drain, Door(config.host, token, config.allowed_hosts)

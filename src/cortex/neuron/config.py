@@ -35,12 +35,18 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Bounds on waiting. Idle limits only: nothing ever limits the length of an answer."""
+    """Bounds on waiting. Idle limits only: nothing ever limits the length of an answer.
+
+    An engine has `first_token_seconds` for the prompt and what waits before it, then `idle_token_seconds` for each
+    further token.
+    """
 
     queue_depth: Annotated[int, Meta(ge=0)] = 64
     load_seconds: Annotated[float, Meta(gt=0)] = 1800.0
     drain_seconds: Annotated[float, Meta(ge=0)] = 30.0
     heartbeat_seconds: Annotated[float, Meta(gt=0)] = 10.0
+    first_token_seconds: Annotated[float, Meta(gt=0)] = 1800.0
+    idle_token_seconds: Annotated[float, Meta(gt=0)] = 300.0
 
 
 class Harness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,8 +15,10 @@ import msgspec
 
 from cortex.core.errors import BadRequest, CortexError, EngineFailed
 from cortex.core.logging import TRACE, get_logger
+from cortex.neuron.config import Limits
 from cortex.neuron.metrics import Metrics
 from cortex.neuron.models import Models
+from cortex.neuron.patience import Patience
 from cortex.neuron.replica import Replica
 from cortex.serving.event_stream import EventStream
 from cortex.serving.exchange import JSON, Exchange, Headers
@@ -139,8 +141,8 @@ class Trail:
 class Generation:
     """The handlers of the data path on a node."""
 
-    def __init__(self, models: Models, metrics: Metrics) -> None:
-        self._models, self._metrics = models, metrics
+    def __init__(self, models: Models, metrics: Metrics, limits: Limits) -> None:
+        self._models, self._metrics, self._limits = models, metrics, limits
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request. Whatever is wrong with it is raised before the first byte goes out."""
@@ -155,11 +157,12 @@ class Generation:
         trail = Trail(exchange.request_id, replica, request, self._metrics)
         error: BaseException | None = None
         try:
-            async with aclosing(replica.generate(request.kind, request.body, request.choices)) as events:
-                if request.stream:
-                    await self._stream(exchange, request, trail, events, headers)
-                else:
-                    await self._whole(exchange, request, trail, events, headers)
+            with Patience(self._limits.first_token_seconds, self._limits.idle_token_seconds) as patience:
+                async with aclosing(replica.generate(request.kind, request.body, request.choices)) as events:
+                    if request.stream:
+                        await self._stream(exchange, request, trail, patience, events, headers)
+                    else:
+                        await self._whole(exchange, request, trail, patience, events, headers)
         except BaseException as raised:
             error = raised
             raise
@@ -171,6 +174,7 @@ class Generation:
         exchange: Exchange,
         request: Request,
         trail: Trail,
+        patience: Patience,
         events: AsyncGenerator[Progress | Chunk | Finished, None],
         headers: Headers,
     ) -> None:
@@ -186,7 +190,10 @@ class Generation:
                     opens = False
                 elif isinstance(event, Chunk):
                     stream.write(data_event(last := event.data))
+                    patience.reader_is_behind = True
                     await stream.writable()
+                    patience.reader_is_behind = False
+                    patience.heard()
                 elif isinstance(event, Finished):
                     usage = data_event(usage_chunk(last, event.usage)) if request.include_usage else b""
                     trailer = Trailer(event.usage, event.timings, event.reason)
@@ -198,6 +205,7 @@ class Generation:
         exchange: Exchange,
         request: Request,
         trail: Trail,
+        patience: Patience,
         events: AsyncGenerator[Progress | Chunk | Finished, None],
         headers: Headers,
     ) -> None:
@@ -211,6 +219,7 @@ class Generation:
                 if request.rerank is not None:
                     answer = _ranked(request.rerank, answer, event.usage)
             elif isinstance(event, Chunk):
+                patience.heard()
                 if request.kind in ("embedding", "rerank"):
                     answer = event.data
                 else:
