@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import Room
+from cortex.fleet.devices import Room
 from cortex.fleet.place import Placement, place
 from cortex.fleet.situation import Need, Policy, Situation
 from cortex.fleet.view import FleetView, NodeView, ReplicaView, Spot

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from cortex.core.errors import CortexError, InsufficientMemory, UpstreamFailed
 from cortex.core.model_spec import ModelSpec
+from cortex.fleet.devices import Room
 from cortex.fleet.doors import Ticket
-from cortex.fleet.fit import FLOOR_BYTES, Room
+from cortex.fleet.fit import FLOOR_BYTES
 from cortex.fleet.plan import Plan
 from cortex.fleet.reconciler import Reconciler
 from cortex.fleet.route import Choice

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cortex.core.model_spec import ModelSpec
+from cortex.fleet.devices import Room
 from cortex.fleet.evict import (
     DRAIN_SECONDS,
     KEPT_FACTOR,
@@ -22,7 +23,6 @@ from cortex.fleet.evict import (
     residents,
     tier_of,
 )
-from cortex.fleet.fit import Room
 from cortex.fleet.situation import Policy, Situation
 from cortex.fleet.view import FleetView, NodeView, ReplicaView
 

@@ -9,16 +9,8 @@ from hypothesis import strategies as st
 
 from cortex.core.errors import InsufficientMemory, NoFeasibleNode
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import (
-    FLOOR_BYTES,
-    SETS_TRIED,
-    DeviceSets,
-    Room,
-    Wish,
-    check_fit,
-    choose_devices,
-    device_sets,
-)
+from cortex.fleet.devices import Room, Wish, choose_devices
+from cortex.fleet.fit import FLOOR_BYTES, SETS_TRIED, DeviceSets, check_fit, device_sets
 from cortex.fleet.situation import UNKNOWN, Need
 from cortex.fleet.view import NodeView
 

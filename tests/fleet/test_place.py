@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from cortex.core.errors import InsufficientMemory, NoFeasibleNode, NoHealthyNode
 from cortex.core.model_spec import ModelSpec
+from cortex.fleet.devices import Room
 from cortex.fleet.evict import residents
-from cortex.fleet.fit import FLOOR_BYTES, Room
+from cortex.fleet.fit import FLOOR_BYTES
 from cortex.fleet.place import NODES_TOLD, Candidate, Placement, consider, explain, no_place, place, why_not
 from cortex.fleet.plan import Plan
 from cortex.fleet.situation import UNKNOWN, Commitment, Need, Policy, Situation

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import FLOOR_BYTES, Room
+from cortex.fleet.devices import Room
+from cortex.fleet.fit import FLOOR_BYTES
 from cortex.fleet.place import Candidate, consider, place
 from cortex.fleet.situation import Commitment, Need, Policy, Situation
 from cortex.fleet.view import FleetView, NodeView, ReplicaView

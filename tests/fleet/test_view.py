@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex.fleet.fit import Room
+from cortex.fleet.devices import Room
 from cortex.fleet.view import FleetView, NodeView, ReplicaView
 
 

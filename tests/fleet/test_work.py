@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from cortex.fleet.fit import FLOOR_BYTES, Room
+from cortex.fleet.devices import Room
+from cortex.fleet.fit import FLOOR_BYTES
 from cortex.fleet.plan import Plan
 from cortex.fleet.view import NodeView, ReplicaView
 from cortex.fleet.work import Job, Phase, Work, describe_plan, missing_bytes

@@ -6,7 +6,7 @@ import pytest
 
 from cortex import __version__
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import Room
+from cortex.fleet.devices import Room
 from cortex.fleet.situation import Need, Situation
 from cortex.fleet.view import FleetView, NodeView, ReplicaView
 from cortex.gateway.catalogue import Catalogue

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cortex.fleet.fit import Room
+from cortex.fleet.devices import Room
 from cortex.fleet.view import NodeView, ReplicaView
 from cortex.gateway.sighting import USE_TOLERANCE_SECONDS, discovered_node, same_but_seen, seen_node
 from cortex.wire.node_api import Activation, DeviceHealth, DeviceInfo, Discovery, Health, LoadProgress, ModelInfo

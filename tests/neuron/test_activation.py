@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from cortex.core.errors import CortexError, InsufficientMemory, LoadFailed, ShuttingDown
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import Wish
+from cortex.fleet.devices import Wish
 from cortex.neuron import activation as subject
 from cortex.neuron.activation import Preload
 from cortex.neuron.models import Models

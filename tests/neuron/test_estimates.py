@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import Room, Wish
+from cortex.fleet.devices import Room, Wish
 from cortex.neuron import estimates as subject
 from cortex.neuron.config import Models, NeuronConfig, SimulatedDevice
 from cortex.neuron.devices import all_probes

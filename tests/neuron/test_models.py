@@ -25,7 +25,7 @@ from cortex.core.errors import (
     ShuttingDown,
 )
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import Room
+from cortex.fleet.devices import Room
 from cortex.neuron import loading, memory
 from cortex.neuron.config import Limits, NeuronConfig, SimulatedDevice
 from cortex.neuron.devices import all_probes

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import Room
+from cortex.fleet.devices import Room
 from cortex.neuron.measured import Measured
 from cortex.neuron.needs import Need, footprint_of, need_of, shared
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from cortex.core.errors import InsufficientMemory, NoFeasibleNode
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import FLOOR_BYTES, Room, Wish, check_fit, choose_devices
+from cortex.fleet.devices import Room, Wish, choose_devices
+from cortex.fleet.fit import FLOOR_BYTES, check_fit
 from cortex.neuron.needs import Need, shared
 from cortex.neuron.placing import Place, find_place
 

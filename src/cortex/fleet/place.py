@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from cortex.core.errors import CortexError, InsufficientMemory, NoFeasibleNode, NoHealthyNode
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import DeviceSets, choose_devices, device_sets
+from cortex.fleet.devices import choose_devices
+from cortex.fleet.fit import DeviceSets, device_sets
 from cortex.fleet.plan import COMING_BACK, NOT_FREE, ORDER, Ask, Ledger, Plan, Verdict, blind_plan, ledger_of, plan_on
 from cortex.fleet.screen import NAME_AT, Screen
 from cortex.fleet.situation import Situation

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cortex.core.model_spec import DEFAULT_PRIORITY, ModelSpec
+from cortex.fleet.devices import Room
 from cortex.fleet.evict import BUSY, Resident, cheapest_victims, may_displace, rank_of, residents, tier_of
-from cortex.fleet.fit import FLOOR_BYTES, DeviceSets, Room
+from cortex.fleet.fit import FLOOR_BYTES, DeviceSets
 from cortex.fleet.situation import Commitment, Situation
 from cortex.fleet.view import NodeView, Spot
 

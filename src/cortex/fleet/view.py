@@ -9,7 +9,7 @@ from functools import cached_property
 from operator import attrgetter
 from typing import NamedTuple
 
-from cortex.fleet.fit import Room, preferred_kinds
+from cortex.fleet.devices import Room, preferred_kinds
 from cortex.wire.node_api import ReplicaState
 
 Spot = tuple[str, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from cortex.fleet.fit import Room
+from cortex.fleet.devices import Room
 from cortex.fleet.view import NodeView, ReplicaView
 from cortex.wire.node_api import DeviceHealth, Discovery, Health, LoadProgress, ModelInfo
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import SIMULATED_ENGINE
+from cortex.fleet.devices import SIMULATED_ENGINE
 from cortex.neuron.config import NeuronConfig
 from cortex.neuron.sources import ModelFiles, NotCached, fetch
 

@@ -16,7 +16,7 @@ from anyio import to_thread
 from cortex.core.errors import CortexError, EngineFailed, NoFeasibleNode
 from cortex.core.logging import get_logger
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import SIMULATED_ENGINE, Room, Wish
+from cortex.fleet.devices import SIMULATED_ENGINE, Room, Wish
 from cortex.neuron.cached_files import cached_files
 from cortex.neuron.config import NeuronConfig
 from cortex.neuron.engine_process import EngineProcess

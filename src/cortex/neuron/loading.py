@@ -11,7 +11,7 @@ import anyio
 
 from cortex.core.errors import EngineFailed, LoadFailed
 from cortex.core.logging import get_logger
-from cortex.fleet.fit import SIMULATED_ENGINE, Room
+from cortex.fleet.devices import SIMULATED_ENGINE, Room
 from cortex.neuron.config import NeuronConfig
 from cortex.neuron.engine_process import EngineProcess
 from cortex.neuron.measured import Measured

@@ -16,7 +16,8 @@ import msgspec
 from cortex.core.errors import InsufficientMemory
 from cortex.core.logging import get_logger
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import Room, Wish, check_fit, choose_devices
+from cortex.fleet.devices import Room, Wish, choose_devices
+from cortex.fleet.fit import check_fit
 from cortex.neuron.needs import Need
 from cortex.neuron.readings import ProcessMemory
 from cortex.wire.node_api import DeviceHealth, Discovery

@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup
 from cortex.core.errors import ModelNotFound, NoFeasibleNode, ShuttingDown
 from cortex.core.logging import get_logger
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import Wish
+from cortex.fleet.devices import Wish
 from cortex.neuron.config import NeuronConfig
 from cortex.neuron.estimates import Estimates
 from cortex.neuron.loading import Loader

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import Room
+from cortex.fleet.devices import Room
 from cortex.neuron.measured import Footprint, Measured
 from cortex.wire.engine_api import Device, EngineSpec
 from cortex.wire.node_api import EstimateBasis

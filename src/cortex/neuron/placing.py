@@ -8,7 +8,7 @@ from typing import Protocol
 
 from cortex.core.errors import InsufficientMemory, NoFeasibleNode
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import Room, Wish
+from cortex.fleet.devices import Room, Wish
 from cortex.neuron.needs import Need
 
 NeedOn = Callable[[Sequence[Room]], Awaitable[Need]]

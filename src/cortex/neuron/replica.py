@@ -13,7 +13,7 @@ import anyio
 from cortex.core.errors import CortexError, EngineFailed, LoadFailed, ModelNotReady, Overloaded, ShuttingDown
 from cortex.core.logging import get_logger
 from cortex.core.model_spec import ModelSpec
-from cortex.fleet.fit import Wish
+from cortex.fleet.devices import Wish
 from cortex.neuron.engine_process import EngineProcess
 from cortex.neuron.memory import Account
 from cortex.wire.engine_api import Chunk, Finished, Kind, Progress, ReplicaInfo

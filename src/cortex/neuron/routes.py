@@ -16,7 +16,7 @@ from starlette.routing import Route
 from cortex import __version__
 from cortex.core.errors import BadRequest, ConfigError, ShuttingDown
 from cortex.core.model_spec import ModelSpec, check_spec
-from cortex.fleet.fit import Wish
+from cortex.fleet.devices import Wish
 from cortex.neuron.models import differences
 from cortex.serving.application import error_handlers, json_response
 from cortex.wire.json import decode, encode, fields_of

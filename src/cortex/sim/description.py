@@ -15,7 +15,7 @@ from cortex.core.config import convert, load_toml
 from cortex.core.errors import ConfigError
 from cortex.core.model_spec import DEFAULT_ENGINE, ModelSpec, check_spec
 from cortex.core.quantities import bytes_of, seconds_of
-from cortex.fleet.fit import SIMULATED_ENGINE
+from cortex.fleet.devices import SIMULATED_ENGINE
 from cortex.fleet.situation import Policy
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]

@@ -9,7 +9,8 @@ from typing import Literal
 
 from cortex.core.errors import CortexError, ModelNotReady, NoFeasibleNode, ShuttingDown, UpstreamFailed
 from cortex.core.quantities import bytes_of
-from cortex.fleet.fit import Room, check_fit
+from cortex.fleet.devices import Room
+from cortex.fleet.fit import check_fit
 from cortex.fleet.view import NodeView, ReplicaView
 from cortex.sim.description import Behaviour, Machine
 from cortex.sim.errors import SimulationError
