@@ -4,8 +4,8 @@
 Another process plays the nodes: each is a port on loopback that answers /health and /discovery over HTTP/1.1, with as
 many replicas as told. Their figures move from answer to answer as those of real nodes do: uptime, age of the reading,
 free memory and idle times always; requests in flight at a tenth of the replicas. What is measured is the process with
-`Poller`, `Control` and the view, and nothing else of a gateway: process_time over the whole run, and its resident
-memory at the end.
+`Poller`, `Control`, the view and the `Reconciler` that is told of every change, and nothing else of a gateway:
+process_time over the whole run, and its resident memory at the end.
 
     .venv/bin/python bench/polling.py [--nodes 1000] [--replicas 10] [--models 200] [--seconds 20]
 """
@@ -21,6 +21,7 @@ import resource
 import time
 from functools import partial
 from multiprocessing.connection import Connection
+from typing import cast
 
 import anyio
 import msgspec
@@ -29,6 +30,10 @@ import uvloop
 
 from cortex import __version__
 from cortex.core.logging import configure
+from cortex.core.model_spec import ModelSpec
+from cortex.fleet.effects import Effects
+from cortex.fleet.reconciler import Reconciler
+from cortex.fleet.situation import Policy
 from cortex.gateway.config import Limits, NeuronAddress
 from cortex.gateway.control import Control
 from cortex.gateway.poller import Poller
@@ -144,12 +149,15 @@ async def poll(ports: list[int], seconds: float, interval: float) -> None:
     """Poll the nodes on *ports* for *seconds*, and print what it took."""
     changes = 0
 
-    def changed(_: str) -> None:
+    def changed(node: str) -> None:
         nonlocal changes
         changes += 1
+        reconciler.view_changed(poller.view, node, time.monotonic())
 
     nodes = [NeuronAddress(name=f"node-{i}", endpoint=f"http://127.0.0.1:{port}") for i, port in enumerate(ports)]
     control = Control(Pool(3.0))
+    catalogue = {f"model-{at}": ModelSpec(id=f"model-{at}") for at in range(200)}
+    reconciler = Reconciler(cast(Effects, None), catalogue, Policy())  # nobody asks for anything: it has no effects
     begun = time.process_time()
     poller = Poller(nodes, Limits(poll_seconds=interval), control, on_change=changed)
     await poller.first_round(60.0)

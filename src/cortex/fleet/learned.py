@@ -16,6 +16,7 @@ class Learned:
         self._asked: set[Spot] = set()
         self.load_seconds: dict[Spot, float] = {}
         self.mean_load_seconds: dict[str, float] = {}
+        self._loads: dict[str, tuple[int, float]] = {}
 
     def need(self, model: str, node: str) -> Need:
         """Return what *model* takes on *node*."""
@@ -52,9 +53,11 @@ class Learned:
 
     def took(self, spot: Spot, seconds: float) -> None:
         """Remember how long a load lasted."""
-        self.load_seconds[spot] = seconds
-        measured = [other for (_, model), other in self.load_seconds.items() if model == spot[1]]
-        self.mean_load_seconds[spot[1]] = sum(measured) / len(measured)
+        count, total = self._loads.get(spot[1], (0, 0.0))
+        former = self.load_seconds.get(spot)
+        count, total = (count + 1, total + seconds) if former is None else (count, total + seconds - former)
+        self.load_seconds[spot], self._loads[spot[1]] = seconds, (count, total)
+        self.mean_load_seconds[spot[1]] = total / count
 
     def heard(self, replica: ReplicaView) -> None:
         """Take a node's word for how long a load lasted that was not ours."""
