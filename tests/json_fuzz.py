@@ -61,21 +61,25 @@ BAD_BYTES = (
 
 @dataclass(frozen=True)
 class Bodies:
-    """What the *schemas*, by name, allow. *models* are names that are worth asking for."""
+    """What the *schemas*, by name, allow. *models* are names worth asking for, in the fields that *name_fields* are."""
 
     schemas: Mapping[str, Any]
-    models: Sequence[str] = ("m",)
+    models: Sequence[str]
+    name_fields: tuple[str, ...] = ("model",)
 
-    def near(self, schema: Mapping[str, Any]) -> st.SearchStrategy[bytes]:
-        """Return bodies that *schema* allows, or nearly does."""
+    def near(self, schema: Mapping[str, Any], known: Sequence[Any] = ()) -> st.SearchStrategy[bytes]:
+        """Return bodies that *schema* allows, or nearly does; some begin as one that is *known* to be good."""
 
         @st.composite
         def bodies(draw: Draw) -> bytes:
             value = self._value(draw, schema, "", 0)
-            for _ in range(draw(st.sampled_from((0, 1, 1, 2)))):
+            if known and draw(st.booleans()):
+                good = draw(st.sampled_from(known))
+                value = {**value, **good} if draw(st.integers(0, 3)) == 0 else good
+            for _ in range(draw(st.sampled_from((0, 1, 1, 1, 2)))):
                 value = _spoilt(draw, value)
             body = json.dumps(value, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
-            return _spoilt_bytes(draw, body) if draw(st.integers(0, 4)) == 0 else body
+            return _spoilt_bytes(draw, body) if draw(st.integers(0, 5)) == 0 else body
 
         return bodies()
 
@@ -122,7 +126,7 @@ class Bodies:
         return value
 
     def _text(self, draw: Draw, schema: Mapping[str, Any], name: str) -> Any:
-        if name == "model":
+        if name in self.name_fields:
             return draw(st.sampled_from(self.models))
         if name in WORDS:
             return draw(st.sampled_from(WORDS[name]))

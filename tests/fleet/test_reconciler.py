@@ -970,6 +970,63 @@ def test_what_has_work_does_not_go_by_its_ttl() -> None:
     assert w.loaded == set()
 
 
+def test_what_is_let_go_of_goes_where_nobody_uses_it() -> None:
+    w = pair(model("x", 5, max_replicas=2), Z)
+    w.put("a", "x")
+    w.put("b", "x")
+    w.put("b", "z", 1)
+    stays = w.served(w.ask("x"))
+    w.reconciler.let_go("x", "done", w.now)
+    w.settle()
+
+    assert w.loaded == {(stays, "x"), ("b", "z")}
+    assert w.told("unloaded") == [("unloaded", "x", "b" if stays == "a" else "a")]
+
+
+def test_what_is_let_go_of_is_given_no_more_work() -> None:
+    w = world()
+    w.put("a", "x")
+    w.reconciler.let_go("x", "done", w.now)
+    ticket = w.ask("x")
+    assert w.served(ticket) is None
+    w.settle()
+
+    assert w.served(ticket) == "a"
+    assert w.told("unloaded", "load_finished") == [("unloaded", "x", "a"), ("load_finished", "x", "a")]
+
+
+def test_what_is_let_go_of_goes_down_to_min_resident_the_longest_idle_first() -> None:
+    w = pair(model("x", 5, min_resident=1, max_replicas=2))
+    w.put("a", "x", last_used=START + 5)
+    w.put("b", "x")
+    w.reconciler.let_go("x", "done", w.now)
+    w.settle()
+
+    assert w.loaded == {("a", "x")}
+
+
+def test_a_busy_replica_is_one_of_those_that_are_to_be_resident() -> None:
+    w = pair(model("x", 5, min_resident=1, max_replicas=2))
+    w.put("a", "x")
+    w.put("b", "x")
+    busy = w.served(w.ask("x"))
+    w.reconciler.let_go("x", "done", w.now)
+    w.settle()
+
+    assert w.loaded == {(busy, "x")}
+
+
+@pytest.mark.parametrize("guard", [{"pinned": True}, {"pinned_on": ("a",)}, {"min_resident": 1}])
+def test_what_is_pinned_or_resident_is_not_let_go_of(guard: dict[str, Any]) -> None:
+    w = world(model("x", 5, **guard))
+    w.put("a", "x")
+    w.reconciler.let_go("x", "done", w.now)
+    w.reconciler.let_go("unheard-of", "done", w.now)
+    w.settle()
+
+    assert w.loaded == {("a", "x")}
+
+
 def test_a_drained_node_keeps_serving_until_its_models_are_elsewhere() -> None:
     w = pair()
     w.put("a", "x")

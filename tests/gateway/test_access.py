@@ -162,6 +162,7 @@ async def test_an_order_to_the_fleet_wants_an_admin_s_key(fleet: FakeFleet, ring
     [
         ("/", None),
         ("/health", None),
+        ("/openapi.json", None),
         ("/health/", "admin"),
         ("/v1/models", "inference"),
         ("/v1/responses/x", "inference"),

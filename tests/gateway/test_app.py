@@ -51,6 +51,7 @@ async def test_a_model_is_described_under_its_id_and_its_alias(fleet: FakeFleet)
         ("/v1/models/nope", "model_not_found"),
         ("/v1/models/..%2f..%2fetc", "model_not_found"),
         ("/nope", "not_found"),
+        ("/fleet/", "not_found"),
         ("/v1/chat/completions", "method_not_allowed"),
     ],
 )

@@ -22,6 +22,7 @@ from cortex.wire.engine_api import Timings, Usage
 from cortex.wire.envelopes import MESSAGES
 from cortex.wire.errors import openai_event
 from cortex.wire.openai import CHAT, EMBEDDING
+from cortex.wire.rerank import RERANK
 from cortex.wire.sse import KEEP_ALIVE, Trailer, encode_trailer, trailer_event
 from cortex.wire.translation import Opening, opening_comment
 from fake_fleet import TRAILER, Call, FakeFleet, FakeNode, Gateway, soon, until
@@ -159,12 +160,13 @@ def asked_by(dialects: Dialects, path: str, body: bytes, owner: str = "") -> Ask
     return dialects.read(Posted(path, body), owner)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("path", [CHAT, EMBEDDING])
-async def test_the_hub_s_own_dialect_is_passed_on_as_it_stands(dialects: Dialects, path: str) -> None:
+@pytest.mark.parametrize(("path", "stream"), [(CHAT, True), (EMBEDDING, False), (RERANK, False)])
+async def test_the_hub_s_own_dialect_is_passed_on_as_it_stands(dialects: Dialects, path: str, stream: bool) -> None:
+    """Embeddings and scores are never streamed: their `stream` is the node's to ignore by name."""
     body = b' {"model" : "m", "stream":true, "extra":1e2} '
     asked = asked_by(dialects, path, body)
 
-    assert (asked.model, asked.stream, asked.path, asked.body) == ("m", True, path, body)
+    assert (asked.model, asked.stream, asked.path, asked.body) == ("m", stream, path, body)
     assert (asked.translation, asked.ignored) == (None, ())
     assert asked.keep_alive("loading\nm") == b": loading m\n\n"
 

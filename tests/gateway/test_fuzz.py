@@ -5,34 +5,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 from urllib.parse import quote
 
-import h11
 import pytest
 from anyio.from_thread import start_blocking_portal
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from bare_client import Answer, Line, Sent
 from cortex.core.errors import CortexError
 from cortex.core.model_spec import ModelSpec
 from cortex.gateway.openapi import document, envelope_of
 from cortex.wire.errors import DONE, openai_body
 from cortex.wire.openai import KINDS, read_request
 from cortex.wire.sse import data_event, encode_trailer, trailer_event
-from fake_fleet import SOON_SECONDS, TRAILER, Call, FakeFleet
+from fake_fleet import TRAILER, Call, FakeFleet
+from good_requests import GOOD
 from json_fuzz import Bodies
 
 DOCUMENT = document()
 BODIES = Bodies(DOCUMENT["components"]["schemas"], ("m", "m", "m", "short", "cold", "nope", "m:latest", "", "a/b"))
-EXAMPLES = 2000 if os.environ.get("CORTEX_FUZZ") == "thorough" else 25
+EXAMPLES = 2000 if os.environ.get("CORTEX_FUZZ") == "thorough" else 75
 PLACES = ("path", "query", "header")
 OPERATIONS = {
     f"{method.upper()} {path}": (path, method, told)
@@ -50,89 +49,18 @@ STREAM = b"".join(
     )
 )
 MESSAGE = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+TEXT = {"index": 0, "text": "Hi", "finish_reason": "stop"}
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-WHOLE: dict[str, Any] = {
-    "chat": {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [MESSAGE], "usage": USAGE}
+WHOLE: dict[str, dict[str, Any]] = {
+    "chat": {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [MESSAGE], "usage": USAGE},
+    "completion": {"id": "c", "object": "text_completion", "choices": [TEXT], "usage": USAGE},
 }
-
-
-@dataclass(frozen=True)
-class Sent:
-    """A request as it goes out."""
-
-    method: str
-    target: str
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    body: bytes = b""
-
-    @property
-    def raw(self) -> bytes:
-        fields = [(b"host", b"localhost"), (b"content-length", b"%d" % len(self.body)), *self.headers]
-        lines = b"".join(b"%b: %b\r\n" % field for field in fields)
-        return f"{self.method} {self.target} HTTP/1.1\r\n".encode("latin-1") + lines + b"\r\n" + self.body
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer; *body* is whole unless the answer has no end."""
-
-    status: int
-    headers: dict[bytes, bytes]
-    body: bytes = b""
-
-
-class Line:
-    """A connection that is kept for as long as the gateway keeps it."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def ask(self, sent: Sent, *, endless: bool = False) -> Answer:
-        """Return the answer to *sent*, or of one that is *endless* the head."""
-        async with asyncio.timeout(SOON_SECONDS):
-            if self._stream is None:
-                self._stream = await asyncio.open_connection("127.0.0.1", self._port)
-            self._stream[1].write(sent.raw)
-            parser = h11.Connection(h11.CLIENT)
-            parser.send(h11.Request(method=sent.method, target="/", headers=[("host", "localhost")]))
-            parser.send(h11.EndOfMessage())
-            head = await self._event(parser)
-            assert isinstance(head, h11.Response)
-            headers = dict(head.headers.raw_items())
-            answer = Answer(head.status_code, {name.lower(): value for name, value in headers.items()})
-            if endless and head.status_code == 200:
-                self.hang_up()
-                return answer
-            pieces = []
-            while isinstance(event := await self._event(parser), h11.Data):
-                pieces.append(bytes(event.data))
-            assert isinstance(event, h11.EndOfMessage), event
-        if answer.headers.get(b"connection") == b"close":
-            self.hang_up()
-        return Answer(answer.status, answer.headers, b"".join(pieces))
-
-    async def _event(self, parser: h11.Connection) -> Any:
-        assert self._stream is not None
-        while (event := parser.next_event()) is h11.NEED_DATA:
-            parser.receive_data(await self._stream[0].read(65536))
-        return event
-
-    def hang_up(self) -> None:
-        if self._stream is not None:
-            self._stream[1].transport.abort()
-        self._stream = None
 
 
 # what is sent ---------------------------------------------------------------------------------------------------------
 
-CONTENT_TYPES = (
-    b"application/json",
-    b"application/json; charset=utf-8",
-    b"text/plain",
-    b"application/json;charset=x",
-    b"",
-)
+JSON_TYPE = b"application/json"
+OTHER_TYPES = (b"application/json; charset=utf-8", b"text/plain", b"application/json;charset=x", b"")
 HEADERS = (
     (b"x-request-id", b"a" * 200),
     (b"x-request-id", b"\xff\xfe"),
@@ -145,25 +73,7 @@ HEADERS = (
     (b"content-encoding", b"gzip"),
     (b"origin", b"null"),
 )
-PARAMETERS = (
-    "m",
-    "a",
-    "short",
-    "resp_0",
-    "0",
-    "-1",
-    "1e9",
-    "9" * 30,
-    "",
-    ".",
-    "..",
-    "a/b",
-    "\x00",
-    "é",
-    "a\r\nb",
-    "?",
-    "#",
-)
+PARAMETERS = ["m", "a", "short", "resp_0", "0", "-1", "1e9", "9" * 30, *" ./?#\x00é", "", "..", "a/b", "a\r\nb"]
 RAW = ("%zz", "%ff", "%", "..%2f..%2f", "a%00b", "//", "%ed%a0%80", "a;b", "[")
 
 
@@ -173,15 +83,16 @@ def near(operation: str) -> st.SearchStrategy[Sent]:
     path, method, told = OPERATIONS[operation]
     placed = {place: [each["name"] for each in told.get("parameters", ()) if each["in"] == place] for place in PLACES}
     asked = told.get("requestBody")
-    bodies = BODIES.near(asked["content"]["application/json"]["schema"]) if asked else st.just(b"")
+    schema = asked["content"]["application/json"]["schema"] if asked else {}
+    bodies = BODIES.near(schema, GOOD.get(path, ())) if asked else st.just(b"")
 
     @st.composite
     def requests(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Sent:
         values = st.sampled_from(PARAMETERS).map(lambda text: quote(text, safe="")) | st.sampled_from(RAW)
         target = path.format(**{name: draw(values) for name in placed["path"]})
         query = [f"{name}={draw(values)}" for name in placed["query"] if draw(st.booleans())]
-        kind = draw(st.sampled_from((CONTENT_TYPES[0],) * 8 + CONTENT_TYPES))
-        headers = draw(st.lists(st.sampled_from(HEADERS), max_size=2)) if draw(st.integers(0, 3)) == 0 else []
+        kind = draw(st.sampled_from(OTHER_TYPES)) if draw(st.integers(0, 11)) == 0 else JSON_TYPE
+        headers = draw(st.lists(st.sampled_from(HEADERS), max_size=2)) if draw(st.integers(0, 7)) == 0 else []
         shown = "?".join([target, "&".join(query)]) if query else target
         return Sent(method.upper(), shown, ((b"content-type", kind), *headers), draw(bodies))
 
@@ -204,7 +115,16 @@ async def strict(call: Call) -> None:
         await call.events(STREAM + DONE + trailer_event(TRAILER))
         await call.close_events()
     else:
-        await call.respond(200, WHOLE.get(kind, {}), x_cortex_trailer=encode_trailer(TRAILER).decode())
+        whole = vectors_for(call) if kind == "embedding" else WHOLE.get(kind, {})
+        await call.respond(200, whole, x_cortex_trailer=encode_trailer(TRAILER).decode())
+
+
+def vectors_for(call: Call) -> dict[str, Any]:
+    """Return one embedding a text."""
+    given = call.json()["input"]
+    count = 1 if isinstance(given, str) else len(given)
+    data = [{"object": "embedding", "index": at, "embedding": [0.0, 1.0]} for at in range(count)]
+    return {"object": "list", "data": data, "usage": USAGE}
 
 
 def check_envelope(path: str, body: bytes) -> None:
@@ -254,6 +174,7 @@ def test_whatever_is_sent_has_an_answer_of_the_document_and_no_internal_error(
     path, _, told = OPERATIONS[operation]
     answer = ask(data.draw(near(operation)), endless=path == "/fleet/events")
 
+    event(f"status {answer.status}")
     assert answer.status < 500
     assert str(answer.status) in told["responses"] or ("{" in path and answer.status in ELSEWHERE)
     if answer.status >= 400:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.routing import Route
 
 from cortex.gateway.app import CortexGateway
@@ -46,7 +47,12 @@ def found(reference: str) -> Any:
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
     """What a gateway serves: the routes of its application as they are handed over, and the data path."""
     tables: list[list[Route]] = []
-    monkeypatch.setattr("cortex.gateway.app.Starlette", lambda routes, **_: tables.append(routes))
+
+    def starlette(routes: list[Route], **more: Any) -> Starlette:
+        tables.append(routes)
+        return Starlette(routes=routes, **more)
+
+    monkeypatch.setattr("cortex.gateway.app.Starlette", starlette)
     CortexGateway(GatewayConfig(), Catalogue(), tmp_path).application()
     (table,) = tables
     plain = {(method, re.sub(r":\w+}", "}", route.path)) for route in table for method in route.methods or ()}

@@ -178,6 +178,26 @@ def test_a_body_that_grows_past_the_limit_is_refused_while_it_comes(monkeypatch:
     assert status_of(drive([chunked(b"x" * 11, 4)]).sent) == 413
 
 
+@pytest.mark.parametrize(
+    ("before", "piece"), [(b"3;", b"a" * 1000), (b"0\r\nX: ", b"a" * 1000)], ids=["extension", "trailer"]
+)
+def test_what_frames_a_body_is_bounded_as_the_head_is(before: bytes, piece: bytes) -> None:
+    """The parser takes a chunk's extension and a trailer's value for as long as they come."""
+    head = chunked(b"", 1).removesuffix(b"0\r\n\r\n")
+
+    assert drive([head, before, *[piece] * 60]).sent == b""
+    assert status_of(drive([head, before, *[piece] * 70]).sent) == 431
+
+
+def test_a_body_in_very_many_chunks_is_no_more_framing_than_it_needs() -> None:
+    body = b"x" * 50_000
+    whole = chunked(body, 1)
+    answer = drive([whole[at : at + 4096] for at in range(0, len(whole), 4096)])
+
+    assert status_of(answer.sent) == 200
+    assert answer.sent.endswith(body)
+
+
 def test_a_wish_for_another_protocol_is_ignored() -> None:
     wish = request(b"Upgrade: h2c", b"Connection: Upgrade, HTTP2-Settings", b"HTTP2-Settings: AAMA")
     for at in range(1, len(wish)):

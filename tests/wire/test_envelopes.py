@@ -17,10 +17,10 @@ from cortex.core.errors import (
     NoHealthyNode,
     Overloaded,
 )
-from cortex.wire.envelopes import MESSAGES, answer_of, id_headers, is_anthropic
+from cortex.wire.envelopes import MESSAGES, answer_of, id_headers, is_anthropic, is_ollama
 from cortex.wire.openai import CHAT
 
-RESPONSES = "/v1/responses"
+RESPONSES, OLLAMA = "/v1/responses", "/api/chat"
 
 
 def told(error: CortexError, path: str) -> tuple[int, Any, dict[str, str]]:
@@ -30,19 +30,22 @@ def told(error: CortexError, path: str) -> tuple[int, Any, dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("path", "anthropic"),
+    ("path", "anthropic", "ollama"),
     [
-        (MESSAGES, True),
-        (f"{MESSAGES}/count_tokens", True),
-        (f"{MESSAGES}-of-others", False),
-        (CHAT, False),
-        (RESPONSES, False),
-        ("/v1/models", False),
-        ("", False),
+        (MESSAGES, True, False),
+        (f"{MESSAGES}/count_tokens", True, False),
+        (f"{MESSAGES}-of-others", False, False),
+        (CHAT, False, False),
+        (RESPONSES, False, False),
+        ("/v1/models", False, False),
+        (OLLAMA, False, True),
+        ("/api/not/offered", False, True),
+        ("/apiary", False, False),
+        ("", False, False),
     ],
 )
-def test_a_path_says_whose_dialect_it_speaks(path: str, anthropic: bool) -> None:
-    assert is_anthropic(path) is anthropic
+def test_a_path_says_whose_dialect_it_speaks(path: str, anthropic: bool, ollama: bool) -> None:
+    assert (is_anthropic(path), is_ollama(path)) == (anthropic, ollama)
 
 
 @pytest.mark.parametrize("path", [CHAT, RESPONSES])
@@ -69,6 +72,12 @@ def test_anthropic_s_envelope_has_a_type_and_the_request() -> None:
     assert headers == {}
 
 
+def test_ollama_s_envelope_is_a_message_under_the_same_status() -> None:
+    error = BadRequest("think: Invalid value", param="think")
+
+    assert told(error, OLLAMA) == (400, {"error": "think: Invalid value"}, {})
+
+
 def test_a_prompt_that_is_too_long_is_told_in_the_words_that_each_client_knows() -> None:
     error = ContextLengthExceeded(5000, 2048)
 
@@ -76,7 +85,7 @@ def test_a_prompt_that_is_too_long_is_told_in_the_words_that_each_client_knows()
     assert told(error, MESSAGES)[1]["error"]["message"] == "prompt is too long: 5000 tokens > 2048 maximum"
 
 
-@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, OLLAMA])
 def test_a_full_queue_says_when_to_come_back(path: str) -> None:
     status, _, headers = told(Overloaded("full"), path)
     assert (status, headers) == (429, {"retry-after": "2"})
@@ -100,7 +109,7 @@ def test_what_waiting_cures_is_an_overload_to_anthropic_s_clients(
     assert headers == told(error, CHAT)[2]
 
 
-@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, OLLAMA])
 def test_a_failure_that_a_repeat_does_not_cure_says_so(path: str) -> None:
     assert told(LoadFailed("broken"), path)[2] == {"x-should-retry": "false"}
 
@@ -111,6 +120,7 @@ def test_a_missing_key_is_challenged(path: str) -> None:
 
     assert (status, body["error"]["type"]) == (401, "authentication_error")
     assert headers == {"www-authenticate": "Bearer"}
+    assert told(AuthenticationFailed("no key"), OLLAMA) == (401, {"error": "no key"}, headers)
 
 
 def test_anthropic_s_clients_find_the_request_under_their_own_header() -> None:

@@ -92,12 +92,12 @@ class Reconciler:
 
     def let_go(self, model: str, reason: str, now: float) -> None:
         """Unload what is idle of *model*, down to what is to be resident, and nothing that is pinned."""
-        spec, ready = self._catalogue.get(model), self.ready(model)
+        spec, ready, moment = self._catalogue.get(model), self.ready(model), self.situation(now)
         keep = spec.min_resident if spec is not None else 0
-        for replica in ready[: max(0, len(ready) - keep)]:
-            pinned = spec is not None and spec.is_pinned_on(replica.node)
-            if not pinned and not self.situation(now).busy(replica.spot):
-                self._remove(replica.spot, "unloaded", reason, now)
+        pinned = [r for r in ready if spec is not None and spec.is_pinned_on(r.node)]
+        idle = [r for r in ready if r not in pinned and not moment.busy(r.spot)]
+        for replica in sorted(idle, key=moment.last_used)[: max(0, len(ready) - keep)]:
+            self._remove(replica.spot, "unloaded", reason, now)
 
     def ready(self, model: str) -> tuple[ReplicaView, ...]:
         """Return the replicas that may be given work; kept until the view of them or what is leaving changes."""

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from cortex import __version__
 from cortex.core.errors import ModelNotFound
 from cortex.core.logging import configure_log, get_logger
+from cortex.core.quantities import bytes_of, seconds_of
 from cortex.fleet.situation import Situation
 from cortex.gateway.access import Access, caller_of, check_listening, known_to
 from cortex.gateway.catalogue import Catalogue, unknown_nodes
@@ -31,6 +32,7 @@ from cortex.gateway.dialect_routes import DialectRoutes, anthropic_model, anthro
 from cortex.gateway.dialects import PATHS, Dialects
 from cortex.gateway.feed import Feed
 from cortex.gateway.fleet_routes import FleetRoutes
+from cortex.gateway.images import ImageFetcher
 from cortex.gateway.inference import Inference
 from cortex.gateway.keys.caller import Caller
 from cortex.gateway.listing import describe_model, health, list_models
@@ -79,12 +81,20 @@ class CortexGateway:
             catalogue.specs, config.policy(), self.poller, self.control, self.metrics, self.feed, self.clock
         )
         relay = Relay(self._pool, limits.stall_seconds, token)
-        self.responses = StoredResponses(state / "responses.db")
+        kept = config.responses
+        self.responses = StoredResponses(
+            state / "responses.db",
+            ttl_seconds=seconds_of(kept.keep),
+            limit=kept.max_responses,
+            max_bytes=bytes_of(kept.max_bytes),
+        )
         host, _ = parse_address(config.gateway.listen, "gateway.listen")
         self.access = Access(config.keys, key_file(origin, config), state / "ledger.db", host)
         dialects = Dialects(self.responses)
+        images = config.images
+        fetcher = ImageFetcher(bytes_of(images.max_bytes), images.timeout_seconds) if images.allow_urls else None
         self.inference = Inference(
-            catalogue, self.access, dialects, self.steward, self.poller, relay, self.metrics, self.feed
+            catalogue, self.access, dialects, self.steward, self.poller, relay, self.metrics, self.feed, fetcher
         )
         self.metrics.observe(lambda: self.poller.view)
         self.watch: Watch | None = None
@@ -213,9 +223,9 @@ class CortexGateway:
             *DialectRoutes(self).table(),
             *OllamaRoutes(self).table(),
         ]
-        return self.access.guarded(
-            Starlette(routes=routes, lifespan=self.lifespan, exception_handlers=error_handlers())
-        )
+        application = Starlette(routes=routes, lifespan=self.lifespan, exception_handlers=error_handlers())
+        application.router.redirect_slashes = False  # to an address that the client made up, if it were
+        return self.access.guarded(application)
 
     async def infer(self, exchange: Exchange) -> None:
         """Serve the data path."""

@@ -13,17 +13,19 @@ from msgspec import Meta
 from cortex.core.config import load_toml
 from cortex.core.errors import ConfigError
 from cortex.core.logging import LevelFilter
-from cortex.core.quantities import seconds_of
+from cortex.core.quantities import bytes_of, seconds_of
 from cortex.core.secrets import read_secret
 from cortex.fleet.situation import Policy
 from cortex.gateway.keys.listening import Auth
 from cortex.wire.node_auth import check_token
+from cortex.wire.openai import MAX_IMAGE_BYTES
 
 YEAR_SECONDS = 31_536_000
 Seconds = Annotated[float, Meta(gt=0, le=YEAR_SECONDS)]
 SecondsOrZero = Annotated[float, Meta(ge=0, le=YEAR_SECONDS)]
 Count = Annotated[int, Meta(ge=0)]
 Duration = float | str
+Size = Annotated[str, Meta(pattern=r"[A-Za-z]\s*\Z")]
 
 # What takes effect when the file is edited; the rest does at the next start.
 _LIVE = frozenset({"neurons", "eviction", "limits", "gateway.log"})
@@ -92,6 +94,22 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     restart_grace_seconds: SecondsOrZero = 30.0
 
 
+class Images(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[images]`: whether images of chats may be named by URL, and what the gateway then fetches for each at most."""
+
+    allow_urls: bool = False
+    max_bytes: Size = "20 MB"
+    timeout_seconds: Seconds = 10.0
+
+
+class Responses(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[responses]`: for how long responses are stored, how many, and of what size together; `keep = 0` stores none."""
+
+    keep: Duration = "7d"
+    max_responses: Annotated[int, Meta(ge=1)] = 10_000
+    max_bytes: Size = "1 GB"
+
+
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file."""
 
@@ -99,6 +117,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     eviction: Eviction = Eviction()
     limits: Limits = Limits()
     keys: KeySettings = KeySettings()
+    images: Images = Images()
+    responses: Responses = Responses()
     neurons: list[NeuronAddress] = []
     models_config: str | None = None
 
@@ -119,7 +139,11 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 def load_config(path: Path, env: Mapping[str, str]) -> GatewayConfig:
     """Return the file at *path* after `CORTEX_…` overrides from *env*. Raises ConfigError."""
     config = load_toml(path, GatewayConfig, env=env, env_prefix="CORTEX_")
-    _check_durations(config.eviction, path)
+    for key in ("drain_after", "restore_after", "spread_after"):
+        _check_duration(getattr(config.eviction, key), f"{path}: eviction.{key}")
+    _check_duration(config.responses.keep, f"{path}: responses.keep")
+    _check_size(config.responses.max_bytes, f"{path}: responses.max_bytes")
+    _check_size(config.images.max_bytes, f"{path}: images.max_bytes", MAX_IMAGE_BYTES)
     try:
         LevelFilter(config.gateway.log)
     except ConfigError as error:
@@ -135,15 +159,23 @@ def load_config(path: Path, env: Mapping[str, str]) -> GatewayConfig:
     return config
 
 
-def _check_durations(eviction: Eviction, path: Path) -> None:
-    for key in ("drain_after", "restore_after", "spread_after"):
-        value = getattr(eviction, key)
-        try:
-            negative = seconds_of(value) < 0
-        except ValueError as error:
-            raise ConfigError(f"{path}: eviction.{key} = {error}") from None
-        if negative:
-            raise ConfigError(f"{path}: eviction.{key} = {value!r}: expected at least 0")
+def _check_duration(value: Duration, key: str) -> None:
+    try:
+        negative = seconds_of(value) < 0
+    except ValueError as error:
+        raise ConfigError(f"{key} = {error}") from None
+    if negative:
+        raise ConfigError(f"{key} = {value!r}: expected at least 0")
+
+
+def _check_size(value: str, key: str, most: int | None = None) -> None:
+    try:
+        size = bytes_of(value)
+    except ValueError as error:
+        raise ConfigError(f"{key} = {error}") from None
+    if size < 1 or (most is not None and size > most):
+        expected = "at least 1 byte" if most is None else f"1 to {most} bytes, as a node takes them"
+        raise ConfigError(f"{key} = {value!r}: expected {expected}")
 
 
 def is_endpoint(text: str) -> bool:
@@ -168,7 +200,7 @@ def restart_keys(running: GatewayConfig, edited: GatewayConfig) -> tuple[str, ..
 
 def _flat(config: GatewayConfig) -> dict[str, Any]:
     own = msgspec.structs.asdict(config)
-    tables = {name: msgspec.structs.asdict(own.pop(name)) for name in ("gateway", "keys")}
+    tables = {name: msgspec.structs.asdict(own.pop(name)) for name in ("gateway", "keys", "images", "responses")}
     return {**{f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}, **own}
 
 

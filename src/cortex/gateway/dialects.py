@@ -67,8 +67,8 @@ class Asked:
 
     @property
     def lets_go(self) -> bool:
-        """Whether the client wants the model unloaded, and nothing else."""
-        return isinstance(self.translation, _OLLAMA) and self.loads_only and self.translation.keep_loaded_seconds == 0
+        """Whether the client is done with the model once it has its answer, if it wants one."""
+        return isinstance(self.translation, _OLLAMA) and self.translation.keep_loaded_seconds == 0
 
     def loaded(self) -> bytes:
         """Return the answer to a request that `loads_only`."""
@@ -101,8 +101,16 @@ class Dialects:
         if exchange.path in OLLAMA:
             return _read_ollama(exchange.path, body)
         head = read_head(body)
-        limit = head.limit if exchange.path in _GENERATING else 0
-        return Asked(head.model, bool(head.stream), exchange.path, body, max_tokens=limit)
+        generates = (
+            exchange.path in _GENERATING
+        )  # nothing else is streamed, whatever `stream` says: it is ignored by name
+        return Asked(
+            head.model,
+            stream=bool(head.stream) and generates,
+            path=exchange.path,
+            body=body,
+            max_tokens=head.limit if generates else 0,
+        )
 
     def done(self, asked: Asked, owner: str) -> None:
         """Take note that *asked* was answered whole: a response is kept if its client wants that."""

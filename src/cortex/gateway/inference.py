@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from cortex.core.errors import CortexError, ModelNotFound, NoHealthyNode, Overloaded
@@ -19,6 +19,7 @@ from cortex.gateway.access import Access, known_to
 from cortex.gateway.catalogue import Catalogue
 from cortex.gateway.dialects import Asked, Dialects
 from cortex.gateway.feed import Feed
+from cortex.gateway.images import ImageFetcher
 from cortex.gateway.keys.caller import Admission, Caller
 from cortex.gateway.keys.check import prompt_estimate
 from cortex.gateway.metrics import Metrics
@@ -28,8 +29,9 @@ from cortex.gateway.steward import Steward, WaitingRequest
 from cortex.serving.event_stream import EventStream
 from cortex.serving.exchange import JSON, Exchange
 from cortex.wire.engine_api import Usage
+from cortex.wire.envelopes import is_ollama
 from cortex.wire.errors import openai_event
-from cortex.wire.openai import KINDS, read_request
+from cortex.wire.openai import CHAT, KINDS, read_request
 from cortex.wire.session import message_chain, read_prompt, session_key
 
 log = get_logger(__name__)
@@ -134,10 +136,11 @@ class Inference:
         relay: Relay,
         metrics: Metrics,
         feed: Feed,
+        images: ImageFetcher | None = None,
     ) -> None:
         self.catalogue, self._access, self._dialects = catalogue, access, dialects
         self._steward, self._poller, self._relay = steward, poller, relay
-        self._metrics, self._feed = metrics, feed
+        self._metrics, self._feed, self._images = metrics, feed, images
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request and write its last line, however it ends."""
@@ -175,12 +178,16 @@ class Inference:
     async def _serve(self, exchange: Exchange, story: Story) -> None:
         caller = story.caller = self._access.enter(exchange.headers)
         caller.require("inference")
-        exchange.require_json()
+        # Ollama's clients declare what they like; a page of another site is stopped by its Origin before this.
+        if not is_ollama(exchange.path):
+            exchange.require_json()
         asked = story.asked = self._dialects.read(exchange, caller.id)
         spec = self.catalogue.find(asked.model)
         tokens = prompt_estimate(len(asked.body))
         admission = self._admit(asked, spec, exchange, caller, tokens)
         try:
+            if self._images is not None and asked.path == CHAT:
+                asked = story.asked = replace(asked, body=await self._images.inline(asked.body))
             await self._serve_admitted(asked, spec, exchange, story)
             if not story.failed:
                 self._dialects.done(asked, caller.id)
@@ -218,15 +225,17 @@ class Inference:
             await self._stream(asked, exchange, story, ticket)
         else:
             await self._attempts(asked, exchange, story, ticket, None)
+        if asked.lets_go:
+            self._steward.let_go(model)
 
     async def _load_only(self, asked: Asked, exchange: Exchange, story: Story, ticket: WaitingRequest) -> None:
-        """Have the model loaded, or let go of, and answer when that is done."""
-        if asked.lets_go:
-            self._steward.let_go(ticket.model)
-        else:
+        """Have the model loaded, unless it is to be let go of, and answer."""
+        if not asked.lets_go:
             choice = await self._turn(story, ticket, None)
             story.node = choice.replica.node
             self._steward.finished(choice.replica.spot)
+        elif not story.known:
+            raise self._with_hints(ModelNotFound(ticket.model), story)
         exchange.respond(200, asked.loaded(), [JSON, *ignored_header(asked, {})])
 
     async def _stream(self, asked: Asked, exchange: Exchange, story: Story, ticket: WaitingRequest) -> None:

@@ -4,8 +4,8 @@ llhttp parses and validates; this class checks what llhttp lets pass, bounds siz
 and hands the request to the data path's handler for its path or to the ASGI application for all else. A client that
 closes its side is gone: its handler is cancelled, within the same turn of the loop.
 
-Limits: a head of 64 KiB and 256 headers arrives within 5 s of its first byte; a body of 64 MiB arrives without a pause
-of 5 s, and not slower than 64 KiB/s after the first 30 s; an idle connection is kept 75 s.
+Limits: a head of 64 KiB and 256 headers, with chunk extensions and trailers, within 5 s of its first byte; a body of
+64 MiB without a pause of 5 s, and not slower than 64 KiB/s after the first 30 s; an idle connection is kept 75 s.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ MAX_BODY_BYTES = 64 << 20
 MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES = 64 << 10, 256, 16 << 10
 HEAD_SECONDS, BODY_IDLE_SECONDS, BODY_GRACE_SECONDS, KEEP_ALIVE_SECONDS = 5.0, 5.0, 30.0, 75.0
 BODY_BYTES_PER_SECOND = 64 << 10
+CHUNK_BYTES = 16  # what a chunk may take beside its data, and not be counted
 LINGER_SECONDS, STALLED_READER_SECONDS = 2.0, 120.0
-HIGH_WATER_BYTES = 128 << 10
-MAX_PIPELINED = 16
+HIGH_WATER_BYTES, MAX_PIPELINED = 128 << 10, 16
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
@@ -95,8 +95,8 @@ class HttpProtocol(asyncio.Protocol):
         self._stalled: asyncio.TimerHandle | None = None
         self._peer: tuple[str, int] | None = None
         self._closing = self._discarding = self._lost = False
-        self._in_head = False
-        self._head_bytes = 0
+        self._in_request = self._in_head = False
+        self._framing_bytes = self._received_bytes = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -207,12 +207,10 @@ class HttpProtocol(asyncio.Protocol):
         """Feed the parser; whatever is wrong with the bytes is answered once and ends the connection."""
         if self._discarding:
             return
+        before = self._received_bytes
         try:
             self._parser.feed_data(data)
-            if self._in_head:
-                self._head_bytes += len(data)
-                if self._head_bytes > MAX_HEAD_BYTES:
-                    raise HeadersTooLarge(f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
+            self._count_framing(len(data) - (self._received_bytes - before))
         except CortexError as error:
             self._refuse(error)
         except httptools.HttpParserCallbackError as error:
@@ -222,6 +220,12 @@ class HttpProtocol(asyncio.Protocol):
             self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse(BadRequest(f"not valid HTTP: {error}", code="malformed_http"))
+
+    def _count_framing(self, size: int) -> None:
+        """Count *size* bytes of no body: the parser would take a chunk's extension, or a trailer, for ever."""
+        self._framing_bytes += size
+        if self._in_request and self._framing_bytes > MAX_HEAD_BYTES:
+            raise HeadersTooLarge(f"the request's head and framing are larger than {MAX_HEAD_BYTES} bytes")
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Read the request once more as one that does not ask for another protocol. Source: RFC 9110 section 7.8."""
@@ -234,7 +238,8 @@ class HttpProtocol(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._begin()
-        self._in_head, self._head_bytes = True, 0
+        self._in_request = self._in_head = True
+        self._framing_bytes = 0
         if self._current is None:
             self._arm(HEAD_SECONDS, self._too_slow)
 
@@ -262,8 +267,13 @@ class HttpProtocol(asyncio.Protocol):
             if self._header(b"expect") is not None:
                 self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def on_chunk_header(self) -> None:
+        """Take note of a chunk."""
+        self._framing_bytes -= CHUNK_BYTES
+
     def on_body(self, data: bytes) -> None:
         """Take a piece of the body."""
+        self._received_bytes += len(data)
         self._body.append(data)
         self._body_bytes += len(data)
         if self._body_bytes > MAX_BODY_BYTES:
@@ -276,6 +286,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Serve the request, or queue it behind the one being served."""
+        self._in_request = False
         if self._parser.should_upgrade():
             return  # the parser stops here, and `_ignore_upgrade` takes over
         self._disarm()

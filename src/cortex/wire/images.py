@@ -46,7 +46,7 @@ def check_image(url: str, *, part: str, allow_urls: bool, max_pixels: int, max_b
     """
     if url[:5].lower() != "data:":
         if not allow_urls:
-            raise _refused(part, "only data: URLs are accepted; nothing is fetched on a client's behalf")
+            raise _refused(part, "only data: URLs are accepted, unless the gateway has [images] allow_urls = true")
         _check_address(url, part)
         return None
     header = _DATA.match(url)

@@ -104,15 +104,19 @@ def test_a_schema_together_with_tools_is_refused() -> None:
     ("think", "fields", "ignored"),
     [
         (None, {}, ()),
-        (True, {}, ()),
-        (False, {}, ("think",)),
-        ("low", {"reasoning_effort": "low"}, ()),
-        ("high", {"reasoning_effort": "high"}, ()),
+        (True, {"reasoning_effort": "medium"}, ("think",)),
+        (False, {"reasoning_effort": "none"}, ("think",)),
+        ("low", {"reasoning_effort": "low"}, ("think",)),
+        ("max", {"reasoning_effort": "max"}, ("think",)),
     ],
 )
-def test_a_level_of_thinking_is_the_hubs_effort(think: Any, fields: dict[str, Any], ignored: tuple[str, ...]) -> None:
+def test_what_a_client_says_of_thinking_is_the_hubs_effort(
+    think: Any, fields: dict[str, Any], ignored: tuple[str, ...]
+) -> None:
+    """A raw prompt is read by no template, which alone could heed it."""
     assert hub_fields(think=think) == fields
-    assert chat(think=think).ignored == ignored
+    assert chat(think=think).ignored == ()
+    assert generate(think=think, raw=True).ignored == ignored
 
 
 @pytest.mark.parametrize("think", ["hard", 1, {}])

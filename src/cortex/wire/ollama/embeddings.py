@@ -14,7 +14,6 @@ from cortex.wire import json
 from cortex.wire.engine_api import Timings
 from cortex.wire.hub_stream import HubUsage
 from cortex.wire.ollama.models import plain_name
-from cortex.wire.ollama.options import refused
 from cortex.wire.ollama.request import named
 from cortex.wire.ollama.schema import EmbeddingsRequest, EmbedRequest
 from cortex.wire.ollama.times import kept_seconds, nanoseconds
@@ -130,25 +129,27 @@ def read_embed(body: bytes) -> Embedding:
     """Return the body of `POST /api/embed` as a request for the hub. Raises BadRequest."""
     fields = json.fields_of(body)
     asked = json.decode(body, _embed)
-    if json.decode_any(bytes(fields.get("dimensions", b"null"))):
-        raise refused("dimensions", "not supported")
-    texts = asked.input or []
-    return _embedding(
-        asked, [texts] if isinstance(texts, str) else texts, fields.keys() - {"dimensions"}, is_legacy=False
-    )
+    texts = [asked.input] if isinstance(asked.input, str) else asked.input or []
+    shortened = {"dimensions": asked.dimensions} if asked.dimensions else {}
+    return _embedding(asked, [] if texts == [""] else texts, set(fields), shortened, is_legacy=False)
 
 
 def read_embeddings(body: bytes) -> Embedding:
     """Return the body of `POST /api/embeddings` as a request for the hub. Raises BadRequest."""
     fields = json.fields_of(body)
     asked = json.decode(body, _embeddings)
-    return _embedding(asked, [asked.prompt] if asked.prompt else [], set(fields), is_legacy=True)
+    return _embedding(asked, [asked.prompt] if asked.prompt else [], set(fields), {}, is_legacy=True)
 
 
 def _embedding(
-    asked: EmbedRequest | EmbeddingsRequest, texts: list[str], fields: set[str], *, is_legacy: bool
+    asked: EmbedRequest | EmbeddingsRequest,
+    texts: list[str],
+    fields: set[str],
+    hub: dict[str, int],
+    *,
+    is_legacy: bool,
 ) -> Embedding:
     kept, model = kept_seconds(asked.keep_alive), plain_name(asked.model)
     ignored = fields - set(asked.__struct_fields__) | ({"keep_alive"} if kept else set())
-    body = json.encode({"model": model, "input": texts}) if texts else b""
+    body = json.encode({"model": model, "input": texts, **hub}) if texts else b""
     return Embedding(asked.model, model, body, len(texts), named(ignored), kept, is_legacy)

@@ -17,6 +17,7 @@ _SAME = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed", "repeat_
 _SAMPLING = (*_SAME, "presence_penalty", "frequency_penalty")
 # The one value that is offered: what llama.cpp does unless told otherwise.
 _FIXED = {"mirostat": 0, "repeat_last_n": 64}
+_EFFORTS = {True: "medium", False: "none"}
 
 
 def refused(where: str, why: str) -> BadRequest:
@@ -60,5 +61,7 @@ def hub_format(asked: Asked, *, has_tools: bool = False) -> dict[str, Any]:
 
 
 def hub_effort(asked: Asked) -> dict[str, Any]:
-    """Return the hub's field for a level of `think`; whether a model reasons at all is its own affair here."""
-    return {"reasoning_effort": asked.think} if isinstance(asked.think, str) else {}
+    """Return the hub's field for `think`; without it, whether a model reasons is its own affair."""
+    if asked.think is None:
+        return {}
+    return {"reasoning_effort": asked.think if isinstance(asked.think, str) else _EFFORTS[asked.think]}

@@ -3,8 +3,8 @@
 A generation is a chat of its `system` and `prompt`; a `raw` one is a completion, which no template touches. One with
 nothing to answer only loads the model: it has no body for the hub.
 
-`think` decides what the client sees: reasoning in a field of its own, or with `false` not at all. Whether a model
-reasons is its own affair here, so `false` is also named as ignored. A conversation that ends with the assistant is
+`think` decides what the client sees, reasoning in a field of its own or with `false` not at all; and whether the model
+reasons, where its template lets a client say so (see `wire.reasoning`). A conversation that ends with the assistant is
 refused: not every engine could go on from there, and an answer from the start would not be what was asked.
 """
 
@@ -113,13 +113,15 @@ def _request(kind: Kind, asked: Asked, fields: json.Fields, hub: dict[str, Any],
     kept = kept_seconds(asked.keep_alive)
     ignored = fields.keys() - set(asked.__struct_fields__) - _REFUSED.keys()
     ignored |= unheeded_options(fields) | ({"keep_alive"} if kept else set())
+    if kind == "completion" and asked.think is not None:
+        ignored.add("think")
     return Request(
         name=asked.model,
         model=model,
         kind=kind,
         stream=streams,
         body=b"" if loads_only else json.encode({"model": model, **hub, **sampling, **stream}),
-        ignored=named(ignored | ({"think"} if asked.think is False else set())),
+        ignored=named(ignored),
         shows_thinking=asked.think is not False,
         keep_loaded_seconds=kept,
     )

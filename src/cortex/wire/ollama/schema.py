@@ -100,6 +100,7 @@ class EmbedRequest(msgspec.Struct, kw_only=True):
 
     model: _Text
     input: str | list[_Text] | None = None
+    dimensions: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     keep_alive: float | str | None = None
 
 
