@@ -101,9 +101,8 @@ class Dialects:
         if exchange.path in OLLAMA:
             return _read_ollama(exchange.path, body)
         head = read_head(body)
-        generates = (
-            exchange.path in _GENERATING
-        )  # nothing else is streamed, whatever `stream` says: it is ignored by name
+        # Nothing else is streamed, whatever `stream` says: it is ignored by name.
+        generates = exchange.path in _GENERATING
         return Asked(
             head.model,
             stream=bool(head.stream) and generates,

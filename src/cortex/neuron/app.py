@@ -113,6 +113,7 @@ def listeners_for(config: NeuronConfig) -> Sequence[Listener]:
     neuron = Neuron(config)
     routes = NodeRoutes(neuron)
     application = Starlette(routes=routes.table(), lifespan=neuron.lifespan, exception_handlers=routes.errors())
+    application.router.redirect_slashes = False
 
     async def generate(exchange: object) -> None:
         await Generation(neuron.models, neuron.metrics, config.limits)(exchange)  # type: ignore[arg-type]
