@@ -74,7 +74,8 @@ def test_the_keys_of_the_original_are_read(tmp_path: Path) -> None:
     [
         (
             "[[nodes]]\nname = 'a'\nendpoint = 'http://a:1'",
-            "unknown key 'nodes'; known keys here: eviction, gateway, keys, limits, models_config, neurons",
+            "unknown key 'nodes'; known keys here: eviction, gateway, images, keys, limits, models_config, neurons, "
+            "responses",
         ),
         ("[gateway]\nlisten_on = 'x'", "unknown key 'gateway.listen_on'; did you mean 'listen'?"),
         ("[eviction]\nstrategy = 'random'", "eviction.strategy: Invalid enum value 'random'"),
@@ -84,6 +85,14 @@ def test_the_keys_of_the_original_are_read(tmp_path: Path) -> None:
         ("[eviction]\nspread_after = -1", "eviction.spread_after = -1.0: expected at least 0"),
         ("[eviction]\nspread_after = inf", "eviction.spread_after = inf: expected seconds"),
         ("[eviction]\ndrain_after = true", "eviction.drain_after: Expected `float | str`, got `bool`"),
+        ("[images]\nmax_bytes = 20", "images.max_bytes: Expected `str`, got `int`"),
+        ("[images]\nmax_bytes = '20'", "images.max_bytes: Expected `str` matching regex"),
+        ("[images]\nmax_bytes = 'much'", "images.max_bytes = 'much': expected MiB, or text such as"),
+        ("[images]\nmax_bytes = '33 MiB'", "images.max_bytes = '33 MiB': expected 1 to 33554432 bytes"),
+        ("[images]\ntimeout_seconds = 0", "images.timeout_seconds: Expected `float` > 0"),
+        ("[responses]\nkeep = -1", "responses.keep = -1.0: expected at least 0"),
+        ("[responses]\nmax_responses = 0", "responses.max_responses: Expected `int` >= 1"),
+        ("[responses]\nmax_bytes = '0 B'", "responses.max_bytes = '0 B': expected at least 1 byte"),
         ("[limits]\npoll_seconds = 0", "limits.poll_seconds: Expected `float` > 0"),
         ("[limits]\npoll_seconds = inf", "limits.poll_seconds: Expected `float` <= 31536000"),
         ("[limits]\nqueue_seconds = 0", "limits.queue_seconds: Expected `float` > 0"),
@@ -236,6 +245,7 @@ restart_grace_seconds = 0
         ("[gateway]\nlog = 'debug'\n[eviction]\nstrategy = 'priority'\n[limits]\nmisses = 9\n" + one("http://a:1"), ()),
         ("models_config = 'x.toml'\n[gateway]\nlog_format = 'json'", ("gateway.log_format", "models_config")),
         ("[gateway]\nlisten = '127.0.0.1:1'\nstate = 's'", ("gateway.listen", "gateway.state")),
+        ("[images]\nallow_urls = true\n[responses]\nkeep = 0", ("images.allow_urls", "responses.keep")),
     ],
 )
 def test_the_keys_that_an_edit_cannot_change_at_once_are_named(

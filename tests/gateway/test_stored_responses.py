@@ -1,4 +1,4 @@
-"""What is kept of responses: whose it is, for how long, and how many."""
+"""What is kept of responses: whose it is, for how long, how many, and how large together."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import msgspec
 import pytest
 
 from cortex.core.errors import ConfigError
+from cortex.gateway.app import CortexGateway
+from cortex.gateway.catalogue import Catalogue
+from cortex.gateway.config import GatewayConfig, Responses
 from cortex.gateway.stored_responses import SWEEP_EVERY, StoredResponses
-from cortex.wire.responses.stored import StoredResponse
+from cortex.wire.responses.stored import StoredResponse, encode_stored
 
 NOW = 1_000_000.0
 TTL_SECONDS = 100.0
@@ -86,6 +89,92 @@ def test_the_bound_is_exceeded_by_no_more_than_what_comes_between_two_sweeps(sto
     for number in range(2 * SWEEP_EVERY):
         stored.keep(response(f"r{number}"), "key", NOW)
     assert len(names(stored, 2 * SWEEP_EVERY)) < LIMIT + SWEEP_EVERY
+
+
+def size(name: str, text: str = "hi") -> int:
+    return len(encode_stored(response(name, text)))
+
+
+def test_the_oldest_make_room_for_a_new_one_and_no_more_than_need_be(tmp_path: Path) -> None:
+    """At each addition: a few large ones would be far over the bound by the next sweep. It holds over a restart."""
+    path = tmp_path / "responses.db"
+    for first in (0, 3):
+        stored = StoredResponses(path, max_bytes=3 * size("r0"))
+        for number in range(first, first + 3):
+            stored.keep(response(f"r{number}"), "key", NOW)
+        assert names(stored, 9) == [first, first + 1, first + 2]
+        stored.close()
+
+    stored = StoredResponses(path, max_bytes=3 * size("r0"))
+    stored.keep(response("r6", "x" * size("r0")), "key", NOW)
+    assert names(stored, 9) == [5, 6]
+    stored.close()
+
+
+def test_what_is_deleted_or_kept_anew_gives_its_room_back(tmp_path: Path) -> None:
+    stored = StoredResponses(tmp_path / "responses.db", max_bytes=2 * size("r0"))
+    for number in (0, 1, 1, 1):
+        stored.keep(response(f"r{number}"), "key", NOW)
+    assert names(stored, 9) == [0, 1]
+
+    stored.delete("r1", "key")
+    stored.keep(response("r2"), "key", NOW)
+    assert names(stored, 9) == [0, 2]
+    stored.close()
+
+
+def test_a_response_larger_than_the_bound_is_not_kept_and_costs_no_other(tmp_path: Path) -> None:
+    stored = StoredResponses(tmp_path / "responses.db", max_bytes=2 * size("r0"))
+    stored.keep(response("r0"), "key", NOW)
+    stored.keep(response("r1", "x" * size("r0") * 2), "key", NOW)
+
+    assert names(stored, 9) == [0]
+    stored.close()
+
+
+def test_a_smaller_bound_holds_from_the_next_one_that_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "responses.db"
+    before = StoredResponses(path)
+    for number in range(8):
+        before.keep(response(f"r{number}"), "key", NOW)
+    before.close()
+    after = StoredResponses(path, max_bytes=2 * size("r0"))
+    after.keep(response("r8"), "key", NOW)
+
+    assert names(after, 9) == [7, 8]
+    after.close()
+
+
+def test_nothing_is_kept_for_no_time_and_what_was_before_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "responses.db"
+    before = StoredResponses(path)
+    before.keep(response("r0"), "key", NOW)
+    before.close()
+    none = StoredResponses(path, ttl_seconds=0)
+    none.keep(response("r1"), "key", NOW)
+    none.close()
+
+    after = StoredResponses(path)
+    assert names(after, 2) == []
+    after.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        (Responses(), [0, 1, 2]),
+        (Responses(keep=0), []),
+        (Responses(keep="10s"), [2]),
+        (Responses(max_bytes="300 B"), [2]),
+    ],
+)
+def test_the_configuration_sets_the_bounds(tmp_path: Path, settings: Responses, kept: list[int]) -> None:
+    stored = CortexGateway(GatewayConfig(responses=settings), Catalogue(()), tmp_path).responses
+    for number in range(3):
+        stored.keep(response(f"r{number}"), "key", NOW + 10 * number)
+
+    assert names(stored, 3, NOW + 20) == kept
+    stored.close()
 
 
 def test_what_is_too_old_leaves_the_file(stored: StoredResponses, tmp_path: Path) -> None:

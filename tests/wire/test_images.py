@@ -178,7 +178,7 @@ def test_no_bytes_break_the_reading_of_them(data: bytes, start: bytes) -> None:
 
 @pytest.mark.parametrize("url", ["https://example.com/cat.png", "file:///etc/passwd", "ftp://x/y", "", "cat.png"])
 def test_only_data_is_accepted_unless_the_operator_says_otherwise(url: str) -> None:
-    assert "only data: URLs" in refusal(url)
+    assert "only data: URLs are accepted, unless the gateway has [images] allow_urls = true" in refusal(url)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def find_urls(body: bytes) -> tuple[Place, ...]:
 
 
 def with_images(body: bytes, places: Sequence[Place], images: Mapping[str, str]) -> bytes:
-    """Return the chat *body* with *images*, by URL, at *places*, in order; values beside them stay as they were sent."""
+    """Return the chat *body* with *images*, by URL, at *places*, in order; what is beside them stays as sent."""
     fields: dict[str, Any] = {**json.fields_of(body)}
     messages: list[Any] = [*_items.decode(fields["messages"])]
     for at, inside in groupby(places, key=attrgetter("message")):

@@ -1,4 +1,4 @@
-"""Finished responses that a client may ask for again or go on from: in SQLite, for a time, up to a number and a size."""
+"""Finished responses that a client may ask for again or go on from: in SQLite, of bounded age, number and size."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class StoredResponses:
             self._database = sqlite3.connect(path, isolation_level=None)
             path.chmod(0o600)
             self._database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
-            (self._bytes,) = self._database.execute("SELECT total(length(body)) FROM responses").fetchone()
+            (self._bytes,) = self._database.execute("SELECT coalesce(sum(length(body)), 0) FROM responses").fetchone()
             if not ttl_seconds:
                 self._delete("true")
         except (OSError, sqlite3.Error) as error:

@@ -16,10 +16,6 @@ from wire.responses.dialogue import PNG, chat, refused
         ({"role": "user", "content": [{"type": "input_text"}]}, "input[0].content[0].text"),
         ({"role": "user", "content": [{"type": "input_audio"}]}, "input[0].content[0].type"),
         ({"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}, "input[0].content[0].image_url"),
-        (
-            {"role": "user", "content": [{"type": "input_image", "image_url": "http://x"}]},
-            "input[0].content[0].image_url",
-        ),
         ({"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}, "input[0].content[0]"),
         ({"role": "user", "content": [{"type": "input_file", "file_url": "http://x"}]}, "input[0].content[0]"),
         ({"role": "system", "content": [{"type": "input_image", "image_url": PNG}]}, "input[0].content[0].type"),

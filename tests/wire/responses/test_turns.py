@@ -147,3 +147,10 @@ def test_a_custom_call_is_a_function_of_one_text() -> None:
 
     assert messages[0]["tool_calls"][0]["function"] == {"name": "patch", "arguments": '{"input":"say \\"hi\\"\\n"}'}
     assert messages[1]["content"] == "ok"
+
+
+def test_an_image_by_its_address_is_the_hub_s_to_take_or_refuse() -> None:
+    asked = {"role": "user", "content": [{"type": "input_image", "image_url": "https://example.org/a.png"}]}
+    (message,) = chat(asked)
+
+    assert message["content"] == [{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]
