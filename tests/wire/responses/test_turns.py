@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wire.responses.dialogue import PNG, Value, chat, gives, makes, refused, roles, says, thinks
+from wire.responses.dialogue import PNG, Value, chat, gives, makes, read, refused, roles, says, thinks
 
 
 def test_instructions_and_leading_messages_are_one_system_message() -> None:
@@ -150,7 +150,8 @@ def test_a_custom_call_is_a_function_of_one_text() -> None:
 
 
 def test_an_image_by_its_address_is_the_hub_s_to_take_or_refuse() -> None:
-    asked = {"role": "user", "content": [{"type": "input_image", "image_url": "https://example.org/a.png"}]}
-    (message,) = chat(asked)
+    """A gateway that may fetch it puts a data: URL in its place before a node sees it."""
+    image = {"type": "input_image", "image_url": "https://example.org/a.png"}
+    translation = read(input=[{"role": "user", "content": [image]}])
 
-    assert message["content"] == [{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]
+    assert b'{"type":"image_url","image_url":{"url":"https://example.org/a.png"}}' in translation.body
