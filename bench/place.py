@@ -106,7 +106,7 @@ def cases(nodes: int, seed: int) -> list[Case]:
         return found.plan is not None and not found.plan.victims
 
     def nothing(found: Placement) -> bool:
-        return found.plan is None and len(found.held) + len(found.rejected) == nodes
+        return found.plan is None and (bool(found.held) or len(found.rejected) == nodes)
 
     return [
         Case("free fit", situation(8, view), INCOMING, frees),

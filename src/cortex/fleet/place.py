@@ -18,8 +18,8 @@ from cortex.fleet.view import NodeView
 
 AVOIDED = "failed this model just now"
 # So many full nodes with something to give are compared before what is left is not worth the time.
-EXAMINED = 32
-# How many nodes an error names.
+EXAMINED = 16
+# How many nodes an error names, or the reason of a wait.
 NODES_TOLD = 8
 
 
@@ -46,7 +46,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The best plan. Without one, the nodes that could serve later and those that could not, with their reasons."""
+    """The best plan. Without one, the nodes that could serve later and those that could not, with their reasons.
+
+    Eight that could serve later are enough: then no more are looked at.
+    """
 
     plan: Plan | None
     held: tuple[tuple[str, str], ...] = ()
@@ -66,17 +69,21 @@ def place(
     """Return the best plan for *spec* in the whole fleet.
 
     Nodes are looked at whole in the order of what they could offer at best, until nothing can beat the best found. Of
-    full ones it is the best of the 32 that promise most, and of all others only if none of these has a plan.
+    full ones it is the best of the 16 that promise most, and of all others only if none of these has a plan.
     """
     ask = Ask(spec, situation, may_evict, may_drain, victims_idle_for, unasked)
     screen = Screen.of(ask, avoid)
     plan, full = _best_plan(screen)
     if plan is not None:
         return Placement(plan)
-    told = [(node.name, *_verdict(screen, node, node.name in full)) for node in situation.view.nodes]
-    held = tuple((name, reason) for name, verdict, reason in told if verdict == "wait")
-    rejected = tuple((name, reason) for name, verdict, reason in told if verdict == "never")
-    return Placement(None, held, rejected)
+    held: list[tuple[str, str]] = []
+    rejected: list[tuple[str, str]] = []
+    for node in sorted(situation.view.nodes, key=lambda node: node.name not in full):
+        verdict, reason = _verdict(screen, node, node.name in full)
+        (held if verdict == "wait" else rejected).append((node.name, reason))
+        if len(held) >= NODES_TOLD:
+            break
+    return Placement(None, tuple(held), tuple(rejected))
 
 
 def _best_plan(screen: Screen) -> tuple[Plan | None, Set[str]]:
@@ -94,7 +101,7 @@ def _best_plan(screen: Screen) -> tuple[Plan | None, Set[str]]:
         if unopened and (not likely or (opened < EXAMINED and unopened[0] < likely[0])):
             name = heapq.heappop(unopened)[NAME_AT]
             full.add(name)
-            closer = screen.closer(view.node(name))
+            closer = None if screen.is_all_busy(view.node(name)) else screen.closer(view.node(name))
             if closer is not None:
                 heapq.heappush(likely, closer)
                 opened += 1

@@ -5,6 +5,7 @@ A bound may promise too much, never too little: no plan on the node comes before
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,7 +33,7 @@ class Screen:
 
     `ranks` has the classes of the catalogue's models, with infinity for those that may not go for this one; `rank` is
     that of all others, and `one_rank` that of all if they are of one class. `load_seconds` is what a load takes where
-    none was measured.
+    none was measured. `busy` counts the replicas with work on each node.
     """
 
     ask: Ask
@@ -44,6 +45,7 @@ class Screen:
     one_rank: float | None
     wanted: int | Literal["auto"]
     load_seconds: float
+    busy: Mapping[str, int]
 
     @classmethod
     def of(cls, ask: Ask, avoid: Set[str]) -> Screen:
@@ -55,7 +57,8 @@ class Screen:
         ranks_there = {default, *ranks.values()}
         one_rank = default if len(ranks_there) == 1 else None
         engine, allowed, wanted = ask.spec.engine_name, ask.spec.allowed_nodes, ask.spec.wanted_devices
-        return cls(ask, avoid, engine, allowed, ranks, default, one_rank, wanted, load_seconds)
+        busy = Counter(node for node, _ in (*moment.flights, *(s for s in moment.foreign if s not in moment.flights)))
+        return cls(ask, avoid, engine, allowed, ranks, default, one_rank, wanted, load_seconds, busy)
 
     def bound(self, node: NodeView) -> Key | None:
         """Return a key that no plan on *node* comes before; None if there is certainly no plan."""
@@ -105,6 +108,10 @@ class Screen:
         if self.one_rank is not None:
             return self.one_rank
         return min(map(self.ranks.get, node.models, repeat(self.rank)))
+
+    def is_all_busy(self, node: NodeView) -> bool:
+        """Whether every replica on *node* has work, and none may be drained."""
+        return not self.ask.may_drain and self.busy.get(node.name, 0) >= len(node.replicas)
 
     def closer(self, node: NodeView) -> Key | None:
         """Return the bound of a full node with its replicas looked at; None if all that may go are not enough."""
