@@ -301,7 +301,9 @@ def _read_chat(body: bytes, fields: json.Fields) -> Request:
         if chat.response_format.json_schema is None:
             raise BadRequest("response_format.json_schema: is missing", param="response_format.json_schema")
         if chat.tools:
-            raise BadRequest("response_format: a json_schema together with tools", param="response_format")
+            raise BadRequest(
+                "response_format: a json_schema together with tools is not supported", param="response_format"
+            )
     picked = json.pick(fields, _FORWARDED["chat"])
     limit = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
     completion_limit = picked.pop("max_completion_tokens", None)

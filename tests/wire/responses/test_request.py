@@ -72,6 +72,25 @@ def test_what_cannot_be_honoured_is_refused_by_name(name: str) -> None:
     assert (error.param, error.code) == (name, "unsupported_parameter")
 
 
+def test_a_schema_together_with_tools_is_refused_where_the_client_wrote_it() -> None:
+    """Codex shows the message as it is; the hub's name of the field would mean nothing there."""
+    tool = {"type": "function", "name": "exec_command", "parameters": {"type": "object"}}
+    text = {"format": {"type": "json_schema", "name": "user", "schema": SCHEMA}}
+
+    error = refused(text=text, tools=[tool])
+
+    assert error.message == "text.format: a json_schema together with tools is not supported"
+    assert (error.param, error.code) == ("text.format", "unsupported_parameter")
+
+
+def test_a_schema_stays_where_every_tool_was_left_out() -> None:
+    text = {"format": {"type": "json_schema", "name": "user", "schema": SCHEMA}}
+
+    body = hub_body(text=text, tools=[{"type": "web_search"}])
+
+    assert body["response_format"]["type"] == "json_schema"
+
+
 @pytest.mark.parametrize("value", [None, False])
 def test_what_was_turned_off_is_not_refused(value: bool | None) -> None:
     assert read(background=value, conversation=None, prompt=None).ignored == ()

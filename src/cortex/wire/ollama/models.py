@@ -20,7 +20,7 @@ from cortex.wire.ollama.times import instant
 Entry = dict[str, Any]
 
 # The version of Ollama whose API this follows; clients compare it with what they need.
-API_VERSION = "0.12.6"
+API_VERSION = "0.13.5"
 # Clients show a time so far off as "forever": a model stays until its room is wanted.
 FOREVER = "2399-12-31T23:59:59Z"
 
