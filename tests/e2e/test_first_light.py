@@ -19,7 +19,6 @@ from harness import Daemon, Fleet, until
 
 CLIENTS = Path(__file__).resolve().parents[3] / "shared" / "clients"
 QUESTION = [{"role": "user", "content": "Name one colour of the rainbow."}]
-OUR_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models")
 
 
 @pytest.fixture(scope="module")
@@ -287,25 +286,6 @@ def test_the_node_tells_of_itself(neuron: Daemon) -> None:
     assert neuron.get("/version")["package_version"]
 
 
-@pytest.mark.skipif(not CLIENTS.exists(), reason="the recorded clients are not beside this checkout")
-def test_recorded_clients_are_answered_in_their_grammar(gateway: Daemon, tmp_path: Path) -> None:
-    for recording in sorted((CLIENTS / "recordings").glob("*.json")):
-        ours = [r for r in json.loads(recording.read_text()) if r["path"].startswith(OUR_PATHS)]
-        ours = [r for r in ours if "anthropic-version" not in {name.lower() for name in r["headers"]}]
-        (tmp_path / recording.name).write_text(json.dumps(ours))
-    files = [str(path) for path in sorted(tmp_path.glob("*.json")) if path.stat().st_size > 2]
-
-    done = subprocess.run(
-        [sys.executable, str(CLIENTS / "replay.py"), gateway.url, "sim", *files],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stdout
-
-
 @pytest.mark.skipif(not CLIENTS.exists(), reason="the bad inputs are not beside this checkout")
 def test_bad_input_is_refused_and_costs_nothing(gateway: Daemon, tmp_path: Path) -> None:
     result = tmp_path / "bad.json"
@@ -317,6 +297,6 @@ def test_bad_input_is_refused_and_costs_nothing(gateway: Daemon, tmp_path: Path)
     )
 
     failed = {case["case"] for case in json.loads(result.read_text()) if not case["ok"]}
-    # A client that closes its side is taken for gone; chunk extensions of any length are skipped by the parser.
+    # A client that closes its side is taken for gone; a chunk extension that arrives in one read is let through.
     assert failed <= {"half-close after full request still answered", "chunk ext 100KB"}
     assert gateway.events("request_crashed") == []
