@@ -86,7 +86,7 @@ def test_a_drained_node_is_emptied_once_its_models_are_ready_elsewhere() -> None
     coming = moment(replica("am"), replica("bm", state="loading"), specs=(spec(),), drained="a")
 
     assert due(alone) == due(coming) == [Want("m", "move", "a is drained")]
-    assert due(both) == [Unload(("a", "m"), "a is drained, and m is ready elsewhere")]
+    assert due(both) == [Unload(("a", "m"), "a is drained, and m is ready elsewhere", "moved")]
 
 
 def test_drained_nodes_do_not_count_on_one_another() -> None:

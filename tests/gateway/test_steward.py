@@ -352,7 +352,7 @@ async def test_what_is_idle_makes_room_and_the_log_and_the_feed_say_why(fleet: F
     ]
     assert [line["reason"] for kind in kinds for line in fleet.events(kind)] == [e["reason"] for e in entries]
     assert abs(entries[0]["time"] - time.time()) < 60
-    assert await gateway.sample("cortex_evictions_total", model="m", node="a") == 1
+    assert await gateway.sample("cortex_evictions_total", model="m", node="a", reason="room") == 1
 
 
 async def test_the_memory_is_seen_to_be_back_before_the_load(fleet: FakeFleet) -> None:

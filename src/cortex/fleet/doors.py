@@ -26,12 +26,14 @@ class Ticket:
     """A request that is to be given a replica, on none of the nodes it avoids.
 
     `keys` is called where there is a choice: what the request has in common with others that were served before.
+    `place` is the one that it got in the queue, 1 for the first; 0 if it did not have to wait.
     """
 
     model: str
     arrived: float
     keys: Callable[[], Keys] | None = None
     avoid: set[str] = field(default_factory=set)
+    place: int = 0
     _known_by: Keys | None = None
 
     def known_by(self) -> Keys | None:
@@ -97,6 +99,7 @@ class Doors:
         refusal = admit(self._door(ticket.model, ready, policy))
         if refusal is None:
             queue.append(ticket)
+            ticket.place = len(queue)
         return refusal
 
     def serve(self, model: str, ready: Sequence[ReplicaView], now: float) -> Iterator[tuple[Ticket, Choice]]:

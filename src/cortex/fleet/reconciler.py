@@ -97,7 +97,7 @@ class Reconciler:
         pinned = [r for r in ready if spec is not None and spec.is_pinned_on(r.node)]
         idle = [r for r in ready if r not in pinned and not moment.busy(r.spot)]
         for replica in sorted(idle, key=moment.last_used)[: max(0, len(ready) - keep)]:
-            self._remove(replica.spot, "unloaded", reason, now)
+            self._remove(replica.spot, "unloaded", "client", reason, now)
 
     def ready(self, model: str) -> tuple[ReplicaView, ...]:
         """Return the replicas that may be given work; kept until the view of them or what is leaving changes."""
@@ -235,15 +235,15 @@ class Reconciler:
         for spot in plan.victims:
             anew = spot == work.spot
             reason = plan.reason if anew else f"makes room for {plan.model}"
-            self._remove(spot, "unloaded" if anew else "evicted", reason, now)
+            self._remove(spot, *(("unloaded", "renewed") if anew else ("evicted", "room")), reason, now)
         if not plan.victims:
             self._effects.look(plan.node)
 
-    def _remove(self, spot: Spot, kind: str, reason: str, now: float) -> None:
+    def _remove(self, spot: Spot, kind: str, cause: str, reason: str, now: float) -> None:
         """Give the replica at *spot* no more work, and have it unloaded."""
         self._leaving[spot] = None
         self._ready.pop(spot[1], None)
-        self._note(now, kind, spot[1], spot[0], reason)
+        self._note(now, kind, spot[1], spot[0], reason, {"cause": cause})
         self._effects.unload(spot)
 
     def unloaded(self, spot: Spot, error: CortexError | None, now: float) -> None:
@@ -490,8 +490,8 @@ class Reconciler:
 
     def _do(self, chore: Chore, now: float) -> None:
         match chore:
-            case Unload(spot, reason) if spot not in self._leaving and now >= self._rests_until.get(spot[1], now):
-                self._remove(spot, "unloaded", reason, now)
+            case Unload(spot) if spot not in self._leaving and now >= self._rests_until.get(spot[1], now):
+                self._remove(spot, "unloaded", chore.cause, chore.reason, now)
             case Want(model, cause, _):
                 self._try_chore(model, cause, now)
             case Renew(spot, reason) if spot not in self._leaving:

@@ -20,6 +20,7 @@ class Unload:
 
     spot: Spot
     reason: str
+    cause: Literal["moved", "ttl"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def _moving(situation: Situation) -> Iterator[Chore]:
             if replica.state != "ready" or replica.spot in situation.leaving:
                 continue
             if any(not situation.view.node(other.node).drained for other in situation.ready(replica.model)):
-                yield Unload(replica.spot, f"{node.name} is drained, and {replica.model} is ready elsewhere")
+                yield Unload(replica.spot, f"{node.name} is drained, and {replica.model} is ready elsewhere", "moved")
             elif replica.model in situation.catalogue:
                 yield Want(replica.model, "move", f"{node.name} is drained")
 
@@ -115,7 +116,7 @@ def _expired(situation: Situation) -> Iterator[Chore]:
         idle = [r for r in ready if _has_idled(r, ttl, situation) and not spec.is_pinned_on(r.node)]
         idle.sort(key=situation.last_used)
         for replica in idle[: max(0, len(ready) - spec.min_resident)]:
-            yield Unload(replica.spot, f"idle for its ttl of {ttl:g} s")
+            yield Unload(replica.spot, f"idle for its ttl of {ttl:g} s", "ttl")
 
 
 def _worn(situation: Situation, cycles: Mapping[str, int], renewed: Set[Spot]) -> Iterator[Chore]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,8 +34,10 @@ from cortex.gateway.fleet_routes import FleetRoutes
 from cortex.gateway.images import ImageFetcher
 from cortex.gateway.inference import Inference
 from cortex.gateway.keys.caller import Caller
+from cortex.gateway.keys.file import Keys
 from cortex.gateway.listing import describe_model, health, list_models
 from cortex.gateway.metrics import Metrics
+from cortex.gateway.metrics.fleet import Scene
 from cortex.gateway.nodes import Nodes
 from cortex.gateway.ollama_routes import OllamaRoutes
 from cortex.gateway.openapi import serve_document
@@ -44,6 +45,7 @@ from cortex.gateway.poller import Poller
 from cortex.gateway.relay import Relay
 from cortex.gateway.steward import Steward
 from cortex.gateway.stored_responses import StoredResponses
+from cortex.gateway.trace.journal import Journal
 from cortex.gateway.upstream import Pool
 from cortex.gateway.watch import Watch
 from cortex.serving.application import error_handlers, json_response
@@ -69,7 +71,8 @@ class CortexGateway:
         self.config, self.catalogue = config, catalogue
         self.clock = time.monotonic
         self.created = int(time.time())
-        self.metrics, self.feed, self.drain = Metrics(), Feed(), Drain()
+        self.journal, self.feed, self.drain = Journal(), Feed(), Drain()
+        self.metrics = Metrics(self.journal)
         self.nodes = Nodes(config.neurons, state)
         limits, origin = config.limits, path or state / "cortex.toml"
         token = node_token(origin, config)
@@ -94,9 +97,9 @@ class CortexGateway:
         images = config.images
         fetcher = ImageFetcher(bytes_of(images.max_bytes), images.timeout_seconds) if images.allow_urls else None
         self.inference = Inference(
-            catalogue, self.access, dialects, self.steward, self.poller, relay, self.metrics, self.feed, fetcher
+            catalogue, self.access, dialects, self.steward, self.poller, relay, self.journal, self.feed, fetcher
         )
-        self.metrics.observe(lambda: self.poller.view)
+        self.metrics.observe(self._scene, lambda: self.catalogue.specs)
         self.watch: Watch | None = None
         if path is not None:
             self.watch = Watch(
@@ -108,7 +111,7 @@ class CortexGateway:
                 on_catalogue=self._catalogue_changed,
                 keys=self.access.keys,
                 key_file=self.access.key_file,
-                on_keys=self.access.take,
+                on_keys=self._keys_changed,
             )
 
     @asynccontextmanager
@@ -118,6 +121,7 @@ class CortexGateway:
         self._follow_nodes()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.access.ledger.run, name="ledger")
+            tasks.start_soon(self.journal.run, name="journal")
             await self.poller.first_round(FIRST_ROUND_SECONDS)
             self.steward.start(tasks)
             tasks.start_soon(self.poller.run, name="poller")
@@ -159,6 +163,10 @@ class CortexGateway:
         self.catalogue = self.inference.catalogue = catalogue
         self.steward.reconciler.catalogue_changed(catalogue.specs, self.clock())
         self._warn_of_unknown_nodes()
+
+    async def _keys_changed(self, keys: Keys) -> None:
+        await self.access.take(keys)
+        self.metrics.keep_keys({entry.name for entry in keys.by_id.values()})
 
     def _follow_nodes(self) -> None:
         """Have the poller see the nodes that there are to be, and no others."""
@@ -235,9 +243,10 @@ class CortexGateway:
         """`GET /health` and `GET /`."""
         return json_response(health(self.poller.view, draining=self.drain.begun, refused_edits=self.refused_edits))
 
-    async def prometheus(self, _: Request) -> Response:
+    async def prometheus(self, request: Request) -> Response:
         """`GET /metrics`."""
-        return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        text, content_type = self.metrics.exposition(request.headers.get("accept"))
+        return Response(text, headers={"content-type": content_type})
 
     async def models(self, request: Request) -> Response:
         """`GET /v1/models`: what the caller may use, in Anthropic's shape for those who speak its dialect."""
@@ -259,6 +268,9 @@ class CortexGateway:
         if spec is None and model not in view.models:
             raise ModelNotFound(model, known_to(caller, self.catalogue.near(model, view.models)))
         return describe_model(model, spec, view, self.created, self._situation())
+
+    def _scene(self) -> Scene:
+        return Scene(self.clock(), self.poller.view, self.steward.reconciler.doors, self.poller.readings)
 
     def _situation(self) -> Situation:
         return self.steward.reconciler.situation(self.clock())

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from cortex.core.errors import CortexError, ModelNotFound, NoHealthyNode, Overloaded
+from cortex.core.errors import CortexError, ModelNotFound, NoHealthyNode, Overloaded, ServiceError
 from cortex.core.ids import is_model_id
 from cortex.core.logging import get_logger
 from cortex.core.model_spec import ModelSpec
@@ -22,15 +22,16 @@ from cortex.gateway.feed import Feed
 from cortex.gateway.images import ImageFetcher
 from cortex.gateway.keys.caller import Admission, Caller
 from cortex.gateway.keys.check import prompt_estimate
-from cortex.gateway.metrics import Metrics
 from cortex.gateway.poller import Poller
 from cortex.gateway.relay import Outcome, Relay, TryElsewhere, ignored_header
 from cortex.gateway.steward import Steward, WaitingRequest
+from cortex.gateway.trace.journal import Journal
+from cortex.gateway.trace.record import LEFT, Attempt, Record
 from cortex.serving.event_stream import EventStream
 from cortex.serving.exchange import JSON, Exchange
 from cortex.wire.engine_api import Usage
 from cortex.wire.envelopes import is_ollama
-from cortex.wire.errors import openai_event
+from cortex.wire.errors import RemoteError, openai_event
 from cortex.wire.openai import CHAT, KINDS, read_request
 from cortex.wire.session import message_chain, read_prompt, session_key
 
@@ -86,8 +87,14 @@ class Story:
     wait_seconds: float = 0.0
     waits: bool = False
     attempts: int = 0
-    failures: dict[str, int] = field(default_factory=dict)
+    failures: list[Attempt] | None = None
     outcome: Outcome | None = None
+    place: int = 0
+    asked_at: float = 0.0
+    chosen_at: float = 0.0
+    choice: Choice | None = None
+    let_in: bool | None = None
+    paid: Usage | None = None
 
     @property
     def stream(self) -> bool:
@@ -109,18 +116,49 @@ class Story:
         """Return the seconds since the request arrived."""
         return time.perf_counter() - self.arrived
 
+    def failed_on(self, node: str) -> int:
+        """Return how often *node* failed it."""
+        return sum(attempt.node == node for attempt in self.failures or ())
+
     @property
     def label(self) -> str:
         """The model as the books have it: what clients make up must not become a series each."""
         return self.model if self.known else "unknown"
 
-    @property
-    def first_token_seconds(self) -> float | None:
-        """Seconds from arrival to the first token: the way to the node, then what the node says it took."""
-        if self.outcome is None or self.outcome.trailer is None:
-            return None
-        timings = self.outcome.trailer.timings
-        return self.outcome.sent_at - self.arrived + (timings.queue_ms + timings.prefill_ms) / 1000
+    def record(self, status: int, code: str | None, reason: str) -> Record:
+        """Return what happened, now that it is over: nothing of what was said is in it."""
+        exchange, asked, outcome = self.exchange, self.asked, self.outcome
+        return Record(
+            exchange.request_id,
+            exchange.path,
+            self.caller.name if self.caller is not None else None,
+            asked.model if asked is not None else "",
+            self.model,
+            self.label,
+            self.node,
+            self.stream,
+            self.arrived,
+            time.perf_counter(),
+            self.asked_at,
+            self.chosen_at,
+            self.wait_seconds,
+            self.place,
+            self.attempts,
+            self.failures,
+            self.choice,
+            outcome.sent_at if outcome is not None else 0.0,
+            outcome.events if outcome is not None else 0,
+            outcome.trailer if outcome is not None else None,
+            status,
+            code,
+            reason,
+            asked.max_tokens if asked is not None else None,
+            self.paid,
+            self.let_in,
+            len(exchange.body),
+            outcome.bytes if outcome is not None else 0,
+            None,
+        )
 
 
 class Inference:
@@ -134,13 +172,13 @@ class Inference:
         steward: Steward,
         poller: Poller,
         relay: Relay,
-        metrics: Metrics,
+        journal: Journal,
         feed: Feed,
         images: ImageFetcher | None = None,
     ) -> None:
         self.catalogue, self._access, self._dialects = catalogue, access, dialects
         self._steward, self._poller, self._relay = steward, poller, relay
-        self._metrics, self._feed, self._images = metrics, feed, images
+        self._journal, self._feed, self._images = journal, feed, images
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request and write its last line, however it ends."""
@@ -148,32 +186,30 @@ class Inference:
         try:
             await self._serve(exchange, story)
         except CortexError as error:
-            self._metrics.failed(story.label, story.node, error.code or str(error.status), story.elapsed())
-            self._log(story, status=error.status, error=str(error), code=error.code)
+            self._ended(story, error.status, error.code or str(error.status), error)
             raise
         except asyncio.CancelledError:
             if story.answered:  # a client that has the last event need not wait for the end of the transfer
-                self._book(story)
+                self._answered(story)
             else:
-                self._metrics.left(story.label, story.node, story.elapsed())
-                self._log(story, status=499, error="the client went away, or the gateway is stopping")
+                self._ended(story, LEFT, None, None)
             raise
         except BaseException as error:
-            self._metrics.failed(story.label, story.node, "internal_error", story.elapsed())
-            self._log(story, status=500, error=repr(error), code="internal_error")
+            self._ended(story, 500, "internal_error", error)
             raise
-        self._book(story)
+        self._answered(story)
 
-    def _book(self, story: Story) -> None:
-        """Count and log an answer that is out, and tell those who listen."""
-        trailer = story.outcome.trailer if story.outcome else None
-        if story.failed:
-            self._metrics.failed(story.label, story.node, "stream_error", story.elapsed())
-        else:
-            self._metrics.served(story.label, story.node, story.elapsed(), trailer, story.first_token_seconds)
-        if trailer is not None and self._feed.listened:
-            self._pass_on(story, trailer.usage)
-        self._log(story, status=story.exchange.status)
+    def _answered(self, story: Story) -> None:
+        """Take note of an answer that is out, and tell those who listen."""
+        if story.answered and story.outcome is not None and story.outcome.trailer is not None and self._feed.listened:
+            self._pass_on(story, story.outcome.trailer.usage)
+        self._ended(story, story.exchange.status, "stream_error" if story.failed else None, None)
+
+    def _ended(self, story: Story, status: int, code: str | None, error: BaseException | None) -> None:
+        """Hand over what happened: this is all that a request pays for its evidence."""
+        record = story.record(status, code, _words(error))
+        self._journal.add(record)
+        _log(record, error)
 
     async def _serve(self, exchange: Exchange, story: Story) -> None:
         caller = story.caller = self._access.enter(exchange.headers)
@@ -184,7 +220,9 @@ class Inference:
         asked = story.asked = self._dialects.read(exchange, caller.id)
         spec = self.catalogue.find(asked.model)
         tokens = prompt_estimate(len(asked.body))
+        story.let_in = False
         admission = self._admit(asked, spec, exchange, caller, tokens)
+        story.let_in = True
         try:
             if self._images is not None and asked.path == CHAT:
                 asked = story.asked = replace(asked, body=await self._images.inline(asked.body))
@@ -192,12 +230,11 @@ class Inference:
             if not story.failed:
                 self._dialects.done(asked, caller.id)
         finally:
-            usage = paid_usage(story.outcome, tokens)
+            usage = story.paid = paid_usage(story.outcome, tokens)
             if usage is None:
                 admission.release(self._access.clock())
             else:
                 admission.settle(usage, self._access.clock())
-            self._metrics.key_used(caller.name, usage)
 
     def _admit(
         self, asked: Asked, spec: ModelSpec | None, exchange: Exchange, caller: Caller, prompt_tokens: int
@@ -206,9 +243,6 @@ class Inference:
         names = (asked.model, spec.id, *spec.aliases) if spec is not None else (asked.model,)
         try:
             return caller.admit(names, prompt_tokens, asked.max_tokens, self._access.clock())
-        except CortexError as error:
-            self._metrics.key_refused(caller.name, error.code or str(error.status))
-            raise
         finally:
             exchange.told = self._access.limits_of(caller, exchange.path)
 
@@ -276,15 +310,17 @@ class Inference:
 
     async def _turn(self, story: Story, ticket: WaitingRequest, last: CortexError | None) -> Choice:
         """Wait for a replica. Raises what refuses the request; after a failed attempt, what that failed of."""
-        began = time.perf_counter()
+        began = story.asked_at = time.perf_counter()
         story.waits = True
         try:
-            return await self._steward.replica_for(ticket)
+            choice = story.choice = await self._steward.replica_for(ticket)
         except CortexError as error:
             raise last or self._with_hints(error, story) from None
         finally:
             story.waits = False
-            story.wait_seconds += time.perf_counter() - began
+            story.chosen_at, story.place = time.perf_counter(), ticket.place
+            story.wait_seconds += story.chosen_at - began
+        return choice
 
     async def _relay_to(
         self, replica: ReplicaView, asked: Asked, exchange: Exchange, story: Story, stream: EventStream | None
@@ -312,7 +348,6 @@ class Inference:
         self, replica: ReplicaView, error: CortexError, story: Story, ticket: WaitingRequest
     ) -> None:
         """Avoid the node from now on, unless a fresh look at it shows that it was the view that was wrong."""
-        self._metrics.retried(story.model, replica.node)
         log.warning(
             "attempt_failed",
             request=story.exchange.request_id,
@@ -321,10 +356,13 @@ class Inference:
             code=error.code,
             error=str(error),
         )
-        failures = story.failures[replica.node] = story.failures.get(replica.node, 0) + 1
+        code, failed_at = error.code or str(error.status), time.perf_counter()
+        attempt = Attempt(replica.node, story.asked_at, story.chosen_at, failed_at, code, _words(error))
+        story.failures = [*(story.failures or ()), attempt]
         if error.code in _STALE:
             await self._steward.look_at(replica.node)
-            restarted = error.code == "engine_failed" and failures == 1 and not self._has_others(replica, ticket)
+            is_first = story.failed_on(replica.node) == 1
+            restarted = error.code == "engine_failed" and is_first and not self._has_others(replica, ticket)
             if restarted or all(other.node != replica.node for other in self._steward.reconciler.ready(ticket.model)):
                 return
         else:
@@ -361,23 +399,35 @@ class Inference:
             status=exchange.status,
         )
 
-    def _log(self, story: Story, **keys: object) -> None:
-        trailer = story.outcome.trailer if story.outcome else None
-        usage = trailer.usage if trailer else None
-        log.info(
-            "request_finished",
-            request=story.exchange.request_id,
-            path=story.exchange.path,
-            key=story.caller.name if story.caller else None,
-            model=story.model,
-            node=story.node,
-            stream=story.stream,
-            attempts=story.attempts,
-            wait_seconds=story.wait_seconds,
-            ttft_seconds=story.first_token_seconds,
-            prompt_tokens=usage.prompt_tokens if usage else None,
-            completion_tokens=usage.completion_tokens if usage else None,
-            reason=trailer.finish_reason if trailer else None,
-            total_seconds=story.elapsed(),
-            **keys,
-        )
+
+def _words(error: BaseException | None) -> str:
+    """Return what *error* says, unless it might be the client's own words, or an engine's."""
+    return str(error) if isinstance(error, ServiceError) and not isinstance(error, RemoteError) else ""
+
+
+def _log(record: Record, error: BaseException | None) -> None:
+    trailer = record.trailer
+    usage = trailer.usage if trailer else None
+    keys: dict[str, object] = {}
+    if record.left:
+        keys["error"] = "the client went away, or the gateway is stopping"
+    elif error is not None:
+        keys = {"error": str(error) if isinstance(error, CortexError) else repr(error), "code": record.code}
+    log.info(
+        "request_finished",
+        request=record.id,
+        path=record.path,
+        key=record.key,
+        model=record.model,
+        node=record.node,
+        stream=record.stream,
+        attempts=record.attempts,
+        wait_seconds=record.wait_seconds,
+        ttft_seconds=record.first_token_seconds,
+        prompt_tokens=usage.prompt_tokens if usage else None,
+        completion_tokens=usage.completion_tokens if usage else None,
+        reason=trailer.finish_reason if trailer else None,
+        total_seconds=record.seconds,
+        status=record.status,
+        **keys,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import anyio
@@ -43,6 +43,7 @@ class _Known:
     phase: float
     view: NodeView
     discovered: NodeView | None = None
+    health: Health | None = None
     skew: str = ""
     misses: int = 0
     lost: bool = False
@@ -135,6 +136,12 @@ class Poller:
         """Return host and port of *node*. Raises KeyError."""
         return self._known[node].address
 
+    @property
+    def readings(self) -> Mapping[str, Health]:
+        """What each node that is there said of itself last: its devices' readings, and its models in full."""
+        known = self._known.items()
+        return {name: node.health for name, node in known if node.health is not None and not node.lost}
+
     def nudge(self, node: str) -> None:
         """Ask *node* again now, if it is still there: something about it was not as the view says."""
         if node in self._known:
@@ -199,7 +206,7 @@ class Poller:
     def _answered(self, known: _Known, discovered: NodeView, health: Health) -> None:
         former = known.view
         view = seen_node(discovered, health, former, self._clock())
-        known.misses, known.lost = 0, False
+        known.misses, known.lost, known.health = 0, False, health
         if former.boot_id not in ("", view.boot_id):
             log.warning("node_restarted", node=view.name, boot_id=view.boot_id)
         if view.healthy and not former.healthy:

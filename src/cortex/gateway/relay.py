@@ -31,7 +31,7 @@ class TryElsewhere(Exception):
 
 @dataclass(slots=True)
 class Outcome:
-    """How a relayed request goes: when the node had it, how many events have come, the trailer once it is whole.
+    """How a relayed request goes: when the node had it, what has come, the trailer once it is whole.
 
     `wait_seconds` is what the request had waited for a replica before.
     """
@@ -39,6 +39,7 @@ class Outcome:
     trailer: Trailer | None = None
     sent_at: float = field(default_factory=time.perf_counter)
     events: int = 0
+    bytes: int = 0
     wait_seconds: float = 0.0
 
 
@@ -97,6 +98,7 @@ class _Streaming(_Unary):
         ready = self.relay.feed(data)
         self._outcome.trailer = self.relay.trailer
         self._outcome.events += ready.count(_END_OF_CHUNK)
+        self._outcome.bytes += len(ready)
         if ready and self._translation is not None:
             ready = self._translation.feed(ready)
         if ready:
@@ -158,6 +160,7 @@ class Relay:
             raise TryElsewhere(error) from None
         if sink.status != 200 or not sink.headers.get(b"content-type", b"").startswith(b"application/json"):
             raise refusal_of(sink.status, sink.headers, sink.body)
+        outcome.bytes = len(sink.body)
         outcome.trailer = decode_trailer(sink.headers.get(b"x-cortex-trailer", b""))
         if outcome.trailer is not None:
             asked.note_timings(outcome.trailer.timings, outcome.wait_seconds)

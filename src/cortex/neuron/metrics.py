@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cortex.wire.engine_api import Usage
-from cortex.wire.node_api import DeviceHealth, ModelInfo
+from cortex.wire.node_api import DeviceHealth, ModelInfo, estimate_error
 
 TTFT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)
 DURATION_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
@@ -101,11 +101,3 @@ class _State(Collector):
             if (ratio := estimate_error(model)) is not None:
                 error.add_metric([model.id, model.estimate_basis], ratio)
         return [used, free, reserved, busy, warm, ready, flight, queued, memory, restarts, error]
-
-
-def estimate_error(model: ModelInfo) -> float | None:
-    """Return estimated over measured, less 1; None until *model* is ready and measured on all that was estimated."""
-    peak = sum(model.peak_by_device.get(index, 0) for index in model.estimated_by_device)
-    if model.status != "ready" or not peak or model.estimated_by_device.keys() - model.peak_by_device.keys():
-        return None
-    return sum(model.estimated_by_device.values()) / peak - 1

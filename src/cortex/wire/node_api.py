@@ -131,6 +131,14 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     notes: list[str] = []
 
 
+def estimate_error(model: ModelInfo) -> float | None:
+    """Return estimated over measured, less 1; None until *model* is ready and measured on all that was estimated."""
+    peak = sum(model.peak_by_device.get(index, 0) for index in model.estimated_by_device)
+    if model.status != "ready" or not peak or model.estimated_by_device.keys() - model.peak_by_device.keys():
+        return None
+    return sum(model.estimated_by_device.values()) / peak - 1
+
+
 class Health(msgspec.Struct, kw_only=True):
     """`GET /health`. `cycles` counts the unloads completed since the start."""
 

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from cortex.core.metrics import DURATION_BUCKETS, SPEED_BUCKETS, TTFT_BUCKETS
 from cortex.core.model_spec import ModelSpec
 from cortex.gateway.app import CortexGateway
-from cortex.gateway.metrics import DURATION_BUCKETS, SPEED_BUCKETS, TTFT_BUCKETS
+from cortex.gateway.catalogue import Catalogue
+from cortex.gateway.config import GatewayConfig
+from cortex.gateway.metrics.families import FAMILIES
 from fake_fleet import Call, FakeFleet, Gateway, ask
 
 pytestmark = pytest.mark.anyio
@@ -133,9 +137,79 @@ async def test_the_fleet_is_shown_as_it_is_now(fleet: FakeFleet) -> None:
 
 
 async def test_two_gateways_in_one_process_count_on_their_own(tmp_path: Path) -> None:
-    from cortex.gateway.catalogue import Catalogue
-    from cortex.gateway.config import GatewayConfig
-
     first, second = (CortexGateway(GatewayConfig(), Catalogue(), tmp_path) for _ in range(2))
-    first.metrics.retried("m", "a")
-    assert second.metrics.registry.get_sample_value("cortex_retries_total", AT) is None
+    first.metrics.continued("unknown", "-")
+    counted = [
+        cortex.metrics.registry.get_sample_value("cortex_continuations_total", {"model": "unknown", "node": "-"})
+        for cortex in (first, second)
+    ]
+
+    assert first.metrics.registry.get_sample_value("cortex_continuations_total", {"model": "unknown", "node": "-"}) == 1
+    assert (
+        second.metrics.registry.get_sample_value("cortex_continuations_total", {"model": "unknown", "node": "-"})
+        is None
+    )
+
+
+async def test_what_is_refused_before_a_node_had_it_is_a_rejection(fleet: FakeFleet) -> None:
+    gateway = await fleet.gateway(ModelSpec(id="known"))
+    await gateway.post(ask("known"))
+
+    assert await gateway.sample("cortex_model_rejections_total", model="known", node="-", reason="no_healthy_node") == 1
+
+
+async def test_another_node_that_serves_is_a_failover_from_the_one_that_failed(fleet: FakeFleet) -> None:
+    failing, other = await fleet.node("a"), await fleet.node("b")
+    gateway = await fleet.gateway()
+    for node in (failing, other):
+        node.script(
+            lambda call: (
+                call.refuse(503, "engine_busy") if len(failing.asked()) + len(other.asked()) == 1 else call.answer()
+            )
+        )
+    await gateway.post(ask())
+    served = "a" if await gateway.sample("cortex_completion_tokens_total", model="m", node="a") else "b"
+    failed = {"a": "b", "b": "a"}[served]
+
+    assert await gateway.sample("cortex_retries_total", model="m", node=failed) == 1
+    assert await gateway.sample("cortex_failovers_total", model="m", node=failed) == 1
+    assert await gateway.sample("cortex_failovers_total", model="m", node=served) == 0
+
+
+async def test_nothing_lingers_of_a_node_or_a_model_that_is_gone(fleet: FakeFleet) -> None:
+    node = await fleet.node("a", m="ready", other="ready")
+    gateway = await fleet.gateway()
+    await gateway.post(ask())
+    await gateway.post(ask("other"))
+    node.models.pop("other")
+    await gateway.cortex.poller.look("a")
+    without_model = await exposition(gateway)
+    gateway.cortex.poller.remove("a")
+    without_node = await exposition(gateway)
+
+    assert 'model="m"' in without_model
+    assert 'model="other"' not in without_model
+    assert 'node="a"' not in without_node
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [("*/*", "text/plain"), ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text")],
+)
+async def test_both_official_parsers_read_all_of_it(fleet: FakeFleet, accept: str, kind: str) -> None:
+    await fleet.node()
+    gateway = await fleet.gateway()
+    await gateway.post(ask())
+    await gateway.idle()
+    answer = await gateway.get("/metrics", accept=accept)
+    parse = openmetrics if "openmetrics" in kind else text_string_to_metric_families
+    found = {family.name: family for family in parse(answer.text)}
+
+    assert answer.headers["content-type"].startswith(kind)
+    assert {family.name for family in FAMILIES} == found.keys()
+    assert {name: family.type for name, family in found.items()} == {family.name: family.kind for family in FAMILIES}
+
+
+async def exposition(gateway: Gateway) -> str:
+    await gateway.idle()
+    return (await gateway.get("/metrics")).text

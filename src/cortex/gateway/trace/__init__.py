@@ -1,0 +1,1 @@
+"""What became of every request: handed over once when it ends, counted, kept, and told again when asked."""
