@@ -35,6 +35,7 @@ from cortex.wire.engine_api import (
     Ready,
     ReplicaInfo,
     Shutdown,
+    Started,
     Timings,
     ToEngine,
     Tokenize,
@@ -218,7 +219,8 @@ def test_an_answer_keeps_its_order_and_tells_how_long_it_queued() -> None:
         assert isinstance(second, Finished)
         assert (first.reason, first.usage, first.timings.prefill_ms) == ("stop", Usage(7, 1), 3)
         assert second.timings.queue_ms > first.timings.queue_ms >= 0
-        assert [m for m in neuron.heard if m.id == "b"] == [Progress("b", "prefill", 7, 7), Chunk("b", b"1")]
+        begun = [Started("b"), Progress("b", "prefill", 7, 7), Chunk("b", b"1")]
+        assert [m for m in neuron.heard if m.id == "b"] == begun
 
     play(scene)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -24,6 +25,7 @@ from structlog.testing import capture_logs
 from cortex.core import logging as core_logging
 from cortex.core.errors import EngineFailed, LoadFailed
 from cortex.core.logging import LevelFilter
+from cortex.neuron import engine_channel
 from cortex.neuron import engine_process as subject
 from cortex.neuron.engine_process import EngineProcess
 from cortex.wire.engine_api import Chunk, Device, EngineSpec, Finished, Progress, ReplicaInfo
@@ -31,13 +33,14 @@ from cortex.wire.errors import RemoteError
 from harness import alive, until
 
 BOUND_SECONDS = 15
+LINGER_SECONDS = 0.4
 CPU = Device(0, "cpu", "cpu", 8 << 30)
 
 Event = Progress | Chunk | Finished
 
 # Engines that misbehave, found by the child through PYTHONPATH as an installed package would be.
 ODD_ENGINES = '''
-import os, subprocess, sys, time
+import asyncio, os, subprocess, sys, time
 from cortex.engines.base import LoadError
 from cortex.engines.simulated import Simulated
 from cortex.wire.engine_api import Progress
@@ -63,6 +66,15 @@ class Stuck(Simulated):
     async def load(self, spec, on_progress):
         time.sleep(1000)
 
+class Lingering(Simulated):
+    """Takes its time to let go of a request."""
+    async def generate(self, request):
+        try:
+            async for event in super().generate(request):
+                yield event
+        finally:
+            await asyncio.sleep(LINGER_SECONDS)
+
 class Flooding(Simulated):
     """Does not wait for anybody."""
     async def generate(self, request):
@@ -71,14 +83,14 @@ class Flooding(Simulated):
         async for event in super().generate(request):
             yield event
 '''
-ODD_NAMES = ["Talker", "Parent", "Stuck", "Flooding", "Missing"]
+ODD_NAMES = ["Talker", "Parent", "Stuck", "Lingering", "Flooding", "Missing"]
 
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return the environment in which engines called like the classes above are installed."""
     directory = tmp_path_factory.mktemp("odd")
-    (directory / "odd.py").write_text(ODD_ENGINES)
+    (directory / "odd.py").write_text(ODD_ENGINES.replace("LINGER_SECONDS", str(LINGER_SECONDS)))
     info = directory / "odd-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1.0\n")
@@ -246,7 +258,7 @@ def test_leaving_an_answer_early_frees_its_slot(how: str) -> None:
                 await cancelled_in_mid_answer(process)
 
             assert await say(process, "free") == "free"
-            assert process._inboxes == {}
+            assert process._channel.waiting == 0
 
     play(scene)
 
@@ -284,7 +296,7 @@ def test_a_request_that_is_given_up_while_it_is_being_sent_garbles_nothing() -> 
 
 
 def test_a_reader_that_never_reads_costs_its_own_answer_only(odd: dict[str, str], monkeypatch: Any) -> None:
-    monkeypatch.setattr(subject, "MAX_INBOX", 100)
+    monkeypatch.setattr(engine_channel, "MAX_INBOX", 100)
 
     async def scene() -> None:
         async with child("flooding", odd) as process:
@@ -330,6 +342,167 @@ def test_a_killed_child_fails_all_its_requests_at_once() -> None:
 
     play(scene)
     assert reasons == ["the engine process was ended by SIGKILL"] * 3
+
+
+def test_an_end_tells_who_it_was_at_work_on_from_who_still_waited() -> None:
+    """With one slot, one of the two was at work; the other may go elsewhere without a stain."""
+    ends: list[tuple[bool, str | None]] = []
+
+    async def listen(process: EngineProcess, begun: anyio.Event) -> None:
+        try:
+            async for event in chat(process, "#tokens 20000"):
+                if isinstance(event, Chunk):
+                    begun.set()
+        except EngineFailed as error:
+            ends.append((error.at_work, error.code))
+
+    async def scene() -> None:
+        async with loaded(slots=1, tokens_per_second=50) as process, anyio.create_task_group() as tasks:
+            begun = anyio.Event()
+            tasks.start_soon(listen, process, begun)
+            tasks.start_soon(listen, process, begun)
+            await begun.wait()
+            os.kill(process.pid, signal.SIGKILL)
+
+    play(scene)
+    assert sorted(ends) == [(False, "model_not_ready"), (True, "engine_failed")]
+
+
+def test_leaving_an_answer_returns_when_its_slot_is_free(odd: dict[str, str]) -> None:
+    """The engine takes its time to let go; the next request finds a free slot all the same."""
+
+    async def scene() -> None:
+        async with child("lingering", odd) as process:
+            await load(process, "lingering", load_seconds=0, slots=1)
+            async with aclosing(chat(process, "#tokens 20000")) as events:
+                await first_chunk(events)
+            *_, end = [event async for event in chat(process, "#tokens 1")]
+
+            assert isinstance(end, Finished)
+            assert end.timings.queue_ms < 1000 * LINGER_SECONDS / 2
+
+    play(scene)
+
+
+def test_a_slot_that_is_not_told_free_is_not_waited_for_forever(monkeypatch: Any) -> None:
+    monkeypatch.setattr(engine_channel, "ABORT_SECONDS", 0.1)
+
+    async def scene() -> None:
+        async with loaded() as process:
+            events = chat(process, "#tokens 20000")
+            await first_chunk(events)
+            os.kill(process.pid, signal.SIGSTOP)
+            with capture_logs() as logs:
+                await events.aclose()
+
+            assert [line["event"] for line in logs] == ["abort_unconfirmed"]
+
+    play(scene)
+
+
+def test_a_child_that_takes_nothing_from_its_socket_is_ended(monkeypatch: Any) -> None:
+    monkeypatch.setattr(engine_channel, "SEND_SECONDS", 0.1)
+
+    async def scene() -> None:
+        async with loaded() as process:
+            os.kill(process.pid, signal.SIGSTOP)
+            with pytest.raises(EngineFailed):
+                await say(process, "x" * (4 << 20))
+            await process.died.wait()
+
+            assert process.reason == "the engine process took nothing from its socket for 0 s"
+
+    play(scene)
+
+
+def test_a_killed_child_that_does_not_end_is_given_up_in_time(monkeypatch: Any) -> None:
+    """As one that hangs in a driver; here the news of its end never comes."""
+    monkeypatch.setattr(subject, "EXIT_SECONDS", 0.05)
+    monkeypatch.setattr(subject, "REAP_SECONDS", 0.05)
+
+    async def scene() -> None:
+        async with loaded() as process:
+            process._process = Undying(process._process)
+            process.kill()
+            with capture_logs() as logs:
+                await process.died.wait()
+
+            assert process.reason == "the engine process was killed and does not end"
+            assert [line["event"] for line in logs] == ["engine_stuck"]
+            await process._process.inner.wait()
+            await process._process.inner.aclose()
+
+    play(scene)
+
+
+class Undying:
+    """A process of whose end nobody hears."""
+
+    returncode = None
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.pid, self.stdout = inner, inner.pid, inner.stdout
+
+    async def wait(self) -> None:
+        await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    ("fault", "ended"), [("exit", "exited with status 70"), ("abort", "by SIGABRT"), ("kill", "by SIGKILL")]
+)
+@pytest.mark.parametrize("stage", ["load", "prefill", "decode"])
+def test_an_engine_that_dies_says_how_and_its_last_words(fault: str, ended: str, stage: str) -> None:
+    async def scene() -> None:
+        async with child() as process:
+            with pytest.raises(EngineFailed, match=ended) as caught:  # noqa: PT012 - the stage decides which of the two
+                await load(process, load_seconds=0, fault=fault, fault_at=stage, fault_after_tokens=2)
+                await say(process, "one two three")
+
+            assert caught.value.message.endswith(f"last words: simulated fault, as ordered: {fault} in {stage}")
+            assert not alive(process.pid)
+
+    play(scene)
+
+
+def test_an_engine_without_memory_for_a_request_says_so_and_lives() -> None:
+    async def scene() -> None:
+        async with loaded(fault="memory", fault_at="prefill", fault_on="large") as process:
+            with pytest.raises(RemoteError, match="out of memory") as caught:
+                await say(process, "a large thing")
+
+            assert (caught.value.status, caught.value.code) == (503, "out_of_memory")
+            assert await say(process, "a small thing") == "a small thing"
+
+    play(scene)
+
+
+def test_a_load_without_memory_for_it_says_so() -> None:
+    async def scene() -> None:
+        async with child() as process:
+            with pytest.raises(LoadFailed, match="out of memory"):
+                await load(process, fault="memory", fault_at="load")
+
+            assert not process.died.is_set()
+
+    play(scene)
+
+
+def test_an_answer_that_stalls_can_be_left_while_others_go_on() -> None:
+    async def scene() -> None:
+        async with loaded(slots=2, fault="stall", fault_after_tokens=2, fault_on="tired") as process:
+            events = chat(process, "#echo a tired old song")
+            await first_chunk(events)
+            assert await say(process, "a lively one") == "a lively one"
+            with anyio.move_on_after(0.05) as bound:
+                await first_chunk(events)
+                await first_chunk(events)
+                await first_chunk(events)
+            await events.aclose()
+
+            assert bound.cancelled_caught
+            assert process._channel.waiting == 0
+
+    play(scene)
 
 
 def test_a_child_that_dies_in_mid_answer_leaves_its_status() -> None:
@@ -549,9 +722,14 @@ def test_a_child_ends_with_its_neuron_however_that_ends(tmp_path: Path) -> None:
     script.write_text(NEURON)
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        assert alive(pid)
-        parent.kill()
+        bound = threading.Timer(BOUND_SECONDS, parent.kill)  # whatever goes wrong below, it is waited for no longer
+        bound.start()
+        try:
+            pid = int(parent.stdout.readline())
+            assert alive(pid)
+        finally:
+            parent.kill()
+            bound.cancel()
 
     until("the child is gone", partial(lambda pid: not alive(pid), pid), 5)
 

@@ -14,7 +14,8 @@ CortexError
     ├── NoHealthyNode · NoFeasibleNode · InsufficientMemory
     ├── ModelNotReady           loading, or recovering from a crash
     ├── LoadFailed              a load ended without a replica; repeating it will not help
-    ├── EngineFailed            the engine process died or broke its protocol
+    ├── EngineFailed            the engine process died, hung or broke its protocol
+    ├── PoisonRequest           engines have died of this request; it is not tried again
     ├── UpstreamFailed          a node broke the connection or answered nonsense
     ├── UpstreamTimeout         a node was silent for longer than the idle limit
     └── ShuttingDown
@@ -230,10 +231,27 @@ class LoadFailed(ServiceError):
 
 
 class EngineFailed(ServiceError):
-    """The engine process exited, hung or broke its protocol."""
+    """The engine process exited, hung or broke its protocol; *at_work* on the request that fails, which may be why."""
 
     code = "engine_failed"
     retry_after_seconds = 1
+
+    def __init__(self, message: str, *, at_work: bool = False, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.at_work = at_work
+
+
+class PoisonRequest(ServiceError):
+    """Engines have died while they were at work on this very request: it is refused rather than tried again."""
+
+    status, code = 500, "request_kills_engines"
+    should_retry = False
+
+    def __init__(self, deaths: int) -> None:
+        super().__init__(
+            f"{deaths} engine processes ended while they were at work on this request, so it is not tried again for a "
+            "while; change the request, or look into the log of the nodes for what the engines said last"
+        )
 
 
 class UpstreamFailed(ServiceError):

@@ -43,6 +43,7 @@ from cortex.wire.engine_api import (
     Progress,
     Ready,
     Shutdown,
+    Started,
     Timings,
     ToEngine,
     Tokenize,
@@ -149,6 +150,9 @@ class Host:
             await self._send(Failed(message.id, error.status, error.message, error.code, error.param))
         except LoadError as error:
             await self._send(Failed(message.id, 503, str(error), "model_load_failed"))
+        except MemoryError:
+            traceback.print_exc()
+            await self._send(Failed(message.id, 503, "the engine ran out of memory", "out_of_memory"))
         except Exception as error:  # noqa: BLE001 - the boundary of a request in the main of a child process
             traceback.print_exc()
             await self._send(Failed(message.id, 500, f"{type(error).__name__}: {error}", "engine_error"))
@@ -175,6 +179,7 @@ class Host:
             queued = time.perf_counter() - arrived
             try:
                 await checkpoint_if_cancelled()  # an abort may have come together with its request
+                await self._send(Started(message.id))
                 async with _closed(self._engine.generate(message)) as events:
                     async for event in events:
                         if isinstance(event, Finished):

@@ -14,13 +14,14 @@ Control words in the last user message (or in a completion's prompt) let a clien
     #tool          calls the first tool (the named one if `tool_choice` names it) with arguments its schema accepts;
                    not again once the tool has answered
     #tools N       calls N tools at once, each in its turn
+
+Faults can be ordered by options of the model, see `engines.simulated_faults`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import os
 import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any, ClassVar
@@ -39,6 +40,7 @@ from cortex.engines.simulated_answer import (
     answer_embedding,
     answer_rerank,
 )
+from cortex.engines.simulated_faults import NO_FAULT, Fault, read_fault
 from cortex.wire import json
 from cortex.wire.engine_api import (
     Chunk,
@@ -58,11 +60,14 @@ CAPABILITIES = ("chat", "completions", "embeddings", "rerank", "tools", "vision"
 DEFAULT_CONTEXT_TOKENS = 131_072
 LOAD_STEP_SECONDS = 0.05
 PREFILL_STEP_SECONDS = 0.05
-CRASH_STATUS = 70
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What a simulated model declares of itself. `crash_after_tokens` ends the process within an answer; 0 is never."""
+    """What a simulated model declares of itself, and the fault that it is to have.
+
+    `fault` happens in the stage `fault_at`, in `decode` after `fault_after_tokens`; in answers only to prompts that
+    hold the text `fault_on`, if that is not empty. `crash_after_tokens` is short for an exit in decode; 0 is never.
+    """
 
     memory_mb: int = 1024
     load_seconds: float = 0.5
@@ -72,12 +77,23 @@ class Options(msgspec.Struct, frozen=True):
     fail_load: str = ""
     embedding_dimensions: int = 64
     crash_after_tokens: int = 0
+    fault: str = ""
+    fault_at: str = "decode"
+    fault_after_tokens: int = 0
+    fault_on: str = ""
+
+    @property
+    def ordered_fault(self) -> Fault:
+        """The fault. Raises LoadError."""
+        if self.crash_after_tokens and not self.fault:
+            return Fault("exit", "decode", self.crash_after_tokens)
+        return read_fault(self.fault, self.fault_at, self.fault_after_tokens, self.fault_on)
 
 
 OPTIONS: dict[str, type | tuple[type, ...]] = {
     field.name: (int, float) if field.type is float else field.type for field in msgspec.structs.fields(Options)
 }
-_AT_LEAST_ZERO = ("memory_mb", "load_seconds", "crash_after_tokens")
+_AT_LEAST_ZERO = ("memory_mb", "load_seconds", "crash_after_tokens", "fault_after_tokens")
 _POSITIVE = ("tokens_per_second", "prefill_tokens_per_second", "slots", "embedding_dimensions")
 
 
@@ -99,6 +115,7 @@ class Simulated:
         self.version = __version__
         self.device_kinds = ("simulated", "cpu", "cuda", "rocm")
         self._options = Options()
+        self._fault = NO_FAULT
         self._spec: EngineSpec | None = None
         self._context = DEFAULT_CONTEXT_TOKENS
 
@@ -110,10 +127,13 @@ class Simulated:
     async def load(self, spec: EngineSpec, on_progress: OnProgress) -> ReplicaInfo:
         """Take the declared time, then be ready or fail as declared."""
         options = read_options(spec)
+        fault = options.ordered_fault
+        if not spec.vocabulary_only:
+            await fault.strike("load")
         await _pass_time(0.0 if spec.vocabulary_only else options.load_seconds, on_progress)
         if options.fail_load:
             raise LoadError(options.fail_load)
-        self._options, self._spec = options, spec
+        self._options, self._spec, self._fault = options, spec, fault
         self._context = spec.context or DEFAULT_CONTEXT_TOKENS
         return ReplicaInfo(
             engine=self.name,
@@ -130,16 +150,18 @@ class Simulated:
     async def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
         """Run one request at the declared speed; it can be closed or cancelled between any two tokens."""
         answer, clock = self._answer(request), asyncio.get_running_loop().time
+        fault = self._fault if self._fault.concerns(request.body) else NO_FAULT
         began = clock()
         for done in self._prefill(answer.prompt_tokens):
             await _until(began + done / self._options.prefill_tokens_per_second)
             yield Progress(request.id, "prefill", done, answer.prompt_tokens)
+            await fault.strike("prefill")
         prefilled = clock()
         for data in answer.opening:
             yield Chunk(request.id, data)
         for at, chunks in enumerate(answer.steps):
             await _until(prefilled + (at + 1) / self._options.tokens_per_second)
-            self._crash_after(at)
+            await fault.strike("decode", at)
             for data in chunks:
                 yield Chunk(request.id, data)
         usage = Usage(answer.prompt_tokens, answer.completion_tokens)
@@ -178,10 +200,6 @@ class Simulated:
         step = max(1, int(self._options.prefill_tokens_per_second * PREFILL_STEP_SECONDS))
         yield from range(0, total, step)
         yield total
-
-    def _crash_after(self, tokens: int) -> None:
-        if 0 < self._options.crash_after_tokens <= tokens:
-            os._exit(CRASH_STATUS)
 
 
 def read_options(spec: EngineSpec) -> Options:

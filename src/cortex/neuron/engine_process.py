@@ -1,7 +1,7 @@
-"""The parent's side of one engine process: start it, talk to it, notice when it dies, end it.
+"""The parent's side of one engine process: start it, ask it, notice when it dies or hangs, end it.
 
-Replies are matched by id, every wait has a deadline, and a reply that nobody waits for any more is dropped. When the
-process is gone, by whatever cause, all its requests fail at once and `died` is set with its last words.
+Every wait has a deadline. When the process is gone, by whatever cause, all its requests fail at once and `died` is set
+with its last words.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
-from itertools import count
 
 import anyio
 from anyio.abc import Process, UNIXSocketStream
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from cortex.core.errors import EngineFailed, LoadFailed
 from cortex.core.logging import get_logger
+from cortex.neuron.engine_channel import Channel
 from cortex.wire.engine_api import (
-    Abort,
     Chunk,
     EngineSpec,
     Estimate,
@@ -44,39 +42,33 @@ from cortex.wire.engine_api import (
     Ready,
     ReplicaInfo,
     Shutdown,
-    ToEngine,
     Tokenize,
     decode_from_engine,
-    encode_message,
 )
 from cortex.wire.errors import ErrorBody, RemoteError
 
 log = get_logger(__name__)
 
 START_SECONDS = 120.0
+ASK_SECONDS = 60.0
 EXIT_SECONDS = 5.0
 PING_SECONDS = 1.0
+# A process that was killed and is still there hangs in a driver: nobody waits for it any longer.
+REAP_SECONDS = 20.0
 LAST_WORDS = 20
-# A reader that far behind is not reading: its request is failed rather than its answer kept in memory.
-MAX_INBOX = 20_000
-
-Inbox = MemoryObjectSendStream[FromEngine]
 
 
 class EngineProcess:
-    """One child process. Owns its socket, its inboxes (one a request), and its heartbeat."""
+    """One child process. Owns its life, its heartbeat and its last words; the channel owns its socket."""
 
     def __init__(self, engine: str, model: str, *, env: Mapping[str, str], heartbeat_seconds: float) -> None:
-        self._engine, self._model = engine, model
+        self._engine = engine
         self._env = {**os.environ, **env}
         self._heartbeat_seconds = heartbeat_seconds
-        self._inboxes: dict[str, Inbox] = {}
-        self._ids = count(1)
+        self._channel = Channel(model, self._give_up)
         self._words: deque[str] = deque(maxlen=LAST_WORDS)
         self._unended_line = b""
         self._process: Process
-        self._stream: UNIXSocketStream
-        self._write_lock = anyio.Lock()
         self._silent_seconds = 0.0
         self._loading = self._refused = False
         self.died = anyio.Event()
@@ -128,7 +120,8 @@ class EngineProcess:
         finally:
             theirs.close()
         try:
-            async with await UNIXSocketStream.from_socket(ours) as self._stream, anyio.create_task_group() as tasks:
+            stream = self._channel.stream = await UNIXSocketStream.from_socket(ours)
+            async with stream, anyio.create_task_group() as tasks:
                 tasks.start_soon(self._read_output, name="engine:output")
                 tasks.start_soon(self._watch_heart, name="engine:heart")
                 tasks.start_soon(self._ping, name="engine:ping")
@@ -147,8 +140,8 @@ class EngineProcess:
         await self.until_ready()
         self._loading = True
         try:
-            async with self._conversation(seconds) as talk:
-                await self._send(Load(talk.id, spec))
+            async with self._channel.conversation(seconds) as talk:
+                await self._channel.send(Load(talk.id, spec))
                 async for message in talk:
                     if isinstance(message, Progress):
                         on_progress(message)
@@ -163,8 +156,8 @@ class EngineProcess:
     async def estimate(self, spec: EngineSpec) -> Estimate:
         """Return what *spec* would take. Raises LoadFailed or EngineFailed."""
         await self.until_ready()
-        async with self._conversation(60.0) as talk:
-            await self._send(Measure(talk.id, spec))
+        async with self._channel.conversation(ASK_SECONDS) as talk:
+            await self._channel.send(Measure(talk.id, spec))
             async for message in talk:
                 if isinstance(message, Estimated):
                     return message.estimate
@@ -177,32 +170,35 @@ class EngineProcess:
     ) -> AsyncGenerator[Progress | Chunk | Finished, None]:
         """Yield what the engine answers, Finished last. Leaving early aborts the request in the engine.
 
-        Raises RemoteError with the engine's own status and code, or EngineFailed if the process dies.
+        Raises RemoteError with the engine's own status and code, or EngineFailed if the process dies, which says
+        whether it was at work on this request.
         """
-        async with self._conversation(math.inf) as talk:
-            await self._send(Generate(talk.id, kind, body, choices))
+        async with self._channel.conversation(math.inf, confirms_abort=True) as talk:
+            await self._channel.send(Generate(talk.id, kind, body, choices))
             async for message in talk:
                 if isinstance(message, Progress | Chunk):
                     yield message
                 elif isinstance(message, Finished):
-                    talk.over = True
                     yield message
                     return
                 elif isinstance(message, Failed):
-                    talk.over = True
                     raise _remote(message)
         if not self.died.is_set():
-            raise EngineFailed("the answer was read too slowly, and is given up")
-        raise EngineFailed(self.reason or "the engine process ended in the middle of the answer")
+            raise EngineFailed("the answer was read too slowly, and is given up", code="reader_too_slow")
+        reason = self.reason or "the engine process ended in the middle of the answer"
+        raise EngineFailed(reason, at_work=talk.has_begun, code=None if talk.has_begun else "model_not_ready")
 
     async def tokenize(self, body: bytes) -> bytes:
         """Return the engine's answer to a tokenize request. Raises RemoteError or EngineFailed."""
-        async with self._conversation(60.0) as talk:
-            await self._send(Tokenize(talk.id, body))
+        async with self._channel.conversation(ASK_SECONDS) as talk:
+            await self._channel.send(Tokenize(talk.id, body))
+            answer = b""
             async for message in talk:
                 if isinstance(message, Chunk):
-                    return message.data
-                if isinstance(message, Failed):
+                    answer = message.data
+                elif isinstance(message, Finished):
+                    return answer
+                elif isinstance(message, Failed):
                     raise _remote(message)
         raise EngineFailed(self.reason or "the engine process ended while tokenizing")
 
@@ -210,7 +206,7 @@ class EngineProcess:
         """Ask the child to leave, and end it if it does not."""
         if not self.died.is_set() and self.ready.is_set():
             with anyio.move_on_after(EXIT_SECONDS):
-                await self._send(Shutdown(""))
+                await self._channel.send(Shutdown(""))
                 await self.died.wait()
         self.kill()
 
@@ -223,9 +219,6 @@ class EngineProcess:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _conversation(self, seconds: float) -> _Conversation:
-        return _Conversation(self, f"{next(self._ids)}", seconds)
-
     async def until_ready(self) -> None:
         """Wait for the child's first message, from when on its version is known. Raises LoadFailed or EngineFailed."""
         with anyio.move_on_after(START_SECONDS):
@@ -236,31 +229,17 @@ class EngineProcess:
         if not self.ready.is_set():
             raise EngineFailed(f"the engine process was not ready within {START_SECONDS:.0f} s")
 
-    async def _send(self, message: ToEngine) -> None:
-        try:
-            data = encode_message(message)
-        except OverflowError:
-            raise LoadFailed(f"a number in the spec of {self._model} has more than 64 bits") from None
-        try:
-            async with self._write_lock:
-                # Half a message would garble all that follow: a send that began is ended, or ends with the process.
-                with anyio.CancelScope(shield=True):
-                    await self._stream.send(data)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            raise EngineFailed(self.reason or "the engine process is gone") from None
-
     async def _read_messages(self) -> None:
         framer = Framer()
         while True:
             try:
-                data = await self._stream.receive()
+                data = await self._channel.stream.receive()
                 for payload in framer.feed(data):
                     self._deliver(decode_from_engine(payload))
             except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 return
             except EngineFailed as error:
-                self.reason = error.message
-                self.kill()
+                self._give_up(error.message)
                 return
 
     def _deliver(self, message: FromEngine) -> None:
@@ -270,12 +249,12 @@ class EngineProcess:
             self.ready.set()
         elif isinstance(message, Failed) and not message.id:
             self.reason, self._refused = message.message, True
-        elif not isinstance(message, Pong) and (inbox := self._inboxes.get(message.id)) is not None:
-            try:
-                inbox.send_nowait(message)
-            except anyio.WouldBlock:
-                log.warning("reader_too_slow", model=self._model, held=MAX_INBOX)
-                self._inboxes.pop(message.id).close()
+        elif not isinstance(message, Pong):
+            self._channel.deliver(message)
+
+    def _give_up(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self.kill()
 
     async def _watch_heart(self) -> None:
         """Kill a child whose loop no longer turns; a load may hold its interpreter for as long as a load may take."""
@@ -284,9 +263,8 @@ class EngineProcess:
             await anyio.sleep(PING_SECONDS)
             # Counted in turns of our own: while this process itself stands still, the child is not silent.
             self._silent_seconds += 0.0 if self._loading else PING_SECONDS
-        self.reason = f"the engine process did not answer for {self._silent_seconds:.0f} s"
-        log.error("engine_hung", model=self._model, pid=self.pid, silent_seconds=self._silent_seconds)
-        self.kill()
+        log.error("engine_hung", model=self._channel.model, pid=self.pid, silent_seconds=self._silent_seconds)
+        self._give_up(f"the engine process did not answer for {self._silent_seconds:.0f} s")
 
     async def _ping(self) -> None:
         """Give the child something to answer, unless it loads and may be unable to."""
@@ -296,7 +274,7 @@ class EngineProcess:
             if self._loading:
                 continue
             try:
-                await self._send(Ping(""))
+                await self._channel.send(Ping(""))
             except EngineFailed:
                 return
 
@@ -312,18 +290,24 @@ class EngineProcess:
         line = raw.decode(errors="replace").strip()
         if line:
             self._words.append(line)
-            log.debug("engine_output", model=self._model, pid=self.pid, line=line)
+            log.debug("engine_output", model=self._channel.model, pid=self.pid, line=line)
 
     async def _reap(self) -> None:
+        """Wait for the end of the child, kill what does not end, and fail all that still wait for it."""
         with anyio.move_on_after(EXIT_SECONDS):
             await self._process.wait()
         self.kill()
-        code = await self._process.wait()
+        with anyio.move_on_after(REAP_SECONDS):
+            await self._process.wait()
+        code = self._process.returncode
         self._kill_group()  # what the child had started itself, and left behind
         with anyio.move_on_after(0.5):
             await self._read_output()
         self._hear(self._unended_line)
-        await self._process.aclose()
+        if code is None:
+            log.error("engine_stuck", model=self._channel.model, pid=self.pid, waited_seconds=REAP_SECONDS)
+        else:
+            await self._process.aclose()
         self._end(self.reason or _obituary(code))
 
     def _end(self, reason: str) -> None:
@@ -331,9 +315,7 @@ class EngineProcess:
         self.reason = reason + words
         self.died.set()
         self.ready.set()
-        for inbox in self._inboxes.values():
-            inbox.close()
-        self._inboxes.clear()
+        self._channel.end(self.reason)
 
     @property
     def last_words(self) -> Sequence[str]:
@@ -341,53 +323,14 @@ class EngineProcess:
         return tuple(self._words)
 
 
-class _Conversation:
-    """One request to the child: an inbox for its id, a deadline, and an Abort when it is left early."""
-
-    def __init__(self, process: EngineProcess, id_: str, seconds: float) -> None:
-        self._process, self.id = process, id_
-        self._deadline = anyio.current_time() + seconds
-        self._receive: MemoryObjectReceiveStream[FromEngine]
-        self.over = False
-
-    async def __aenter__(self) -> _Conversation:
-        if self._process.died.is_set():
-            raise EngineFailed(self._process.reason or "the engine process is gone")
-        send, self._receive = anyio.create_memory_object_stream[FromEngine](MAX_INBOX)
-        self._process._inboxes[self.id] = send
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        inbox = self._process._inboxes.pop(self.id, None)
-        self._receive.close()
-        if inbox is not None:
-            inbox.close()
-        if not self.over and not self._process.died.is_set():
-            with anyio.move_on_after(EXIT_SECONDS, shield=True):
-                try:
-                    await self._process._send(Abort(self.id))
-                except EngineFailed:
-                    pass  # it died meanwhile: nothing is left to abort
-
-    def __aiter__(self) -> _Conversation:
-        return self
-
-    async def __anext__(self) -> FromEngine:
-        try:
-            with anyio.fail_after(max(0.0, self._deadline - anyio.current_time())):
-                return await self._receive.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-        except TimeoutError:
-            raise EngineFailed("the engine process did not answer in time") from None
-
-
 def _remote(failed: Failed) -> RemoteError:
     kind = "invalid_request_error" if failed.status < 500 else "server_error"
     return RemoteError(failed.status, ErrorBody(failed.message, kind, failed.code, failed.param))
 
 
-def _obituary(code: int) -> str:
+def _obituary(code: int | None) -> str:
+    if code is None:
+        return "the engine process was killed and does not end"
     if code < 0:
         try:
             return f"the engine process was ended by {signal.Signals(-code).name}"

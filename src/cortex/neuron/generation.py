@@ -237,7 +237,7 @@ def _ranked(asked: RerankRequest, scores: bytes, usage: Usage) -> bytes:
     try:
         return asked.answer(_scores.decode(scores).scores, usage.prompt_tokens)
     except msgspec.MsgspecError as error:
-        raise EngineFailed(f"the engine's scores cannot be read: {error}") from None
+        raise EngineFailed(f"the engine's scores cannot be read: {error}", code="engine_answer_invalid") from None
 
 
 def _check_capability(model: str, info: ReplicaInfo, request: Request) -> None:

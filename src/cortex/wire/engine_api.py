@@ -99,7 +99,8 @@ class Measure(msgspec.Struct, tag=True, frozen=True):
 
 
 class Generate(msgspec.Struct, tag=True, frozen=True):
-    """Run one request, its body in the hub dialect; answered by Progress and Chunks, then Finished or Failed.
+    """Run one request, its body in the hub dialect; answered by Started, Progress and Chunks, then Finished or
+    Failed.
 
     *choices* is how many sequences it decodes at once, each of which takes a slot.
     """
@@ -171,6 +172,12 @@ class Progress(msgspec.Struct, tag=True, frozen=True):
     cached: int = 0
 
 
+class Started(msgspec.Struct, tag=True, frozen=True):
+    """The request has its slot, and the engine is at work on it from now on."""
+
+    id: str
+
+
 class Chunk(msgspec.Struct, tag=True, frozen=True):
     """One JSON object of the answer in the hub dialect, as the client gets it."""
 
@@ -204,7 +211,7 @@ class Pong(msgspec.Struct, tag=True, frozen=True):
 
 
 ToEngine = Load | Measure | Generate | Tokenize | Abort | Ping | Shutdown
-FromEngine = Ready | Loaded | Estimated | Progress | Chunk | Finished | Failed | Pong
+FromEngine = Ready | Loaded | Estimated | Progress | Started | Chunk | Finished | Failed | Pong
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)

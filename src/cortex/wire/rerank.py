@@ -67,9 +67,10 @@ class RerankRequest:
         Raises EngineFailed if there is not one score between 0 and 1 for each document.
         """
         if len(scores) != len(self.documents):
-            raise EngineFailed(f"the engine gave {len(scores)} scores for {len(self.documents)} documents")
+            counts = f"{len(scores)} scores for {len(self.documents)} documents"
+            raise EngineFailed(f"the engine gave {counts}", code="engine_answer_invalid")
         if not all(0.0 <= score <= 1.0 for score in scores):
-            raise EngineFailed("the engine gave a score that is not between 0 and 1")
+            raise EngineFailed("the engine gave a score that is not between 0 and 1", code="engine_answer_invalid")
         best = sorted(range(len(scores)), key=lambda at: -scores[at])[: self.top_n]
         return json.encode(
             {
