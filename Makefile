@@ -25,6 +25,8 @@ lint: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python bench/overhead.py
+	$(BIN)/python bench/hot_path.py
+	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/route.py
 	$(BIN)/python bench/place.py
 	$(BIN)/python bench/polling.py
