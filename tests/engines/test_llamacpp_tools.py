@@ -74,3 +74,25 @@ def test_a_second_call_is_kept_back_from_who_wants_one(loaded: Loaded) -> None:
 
     assert len(many["tool_calls"]) == 2
     assert "tool_calls" not in one
+
+
+COLOUR = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"]}
+ANSWER = {"type": "json_schema", "json_schema": {"name": "answer", "schema": COLOUR}}
+
+
+def test_a_call_is_made_where_an_answer_would_have_to_follow_a_schema(loaded: Loaded) -> None:
+    beginning = f"{WHOLE_CALL}\n" + WHOLE_CALL.partition("slo")[0]
+    message = loaded.go_on(beginning, max_tokens=2, response_format=ANSWER)["message"]
+
+    assert message["tool_calls"]
+    assert not message["content"]
+
+
+@pytest.mark.parametrize("choice", ["auto", "none"])
+def test_an_answer_follows_its_schema_where_a_call_was_possible(loaded: Loaded, choice: str) -> None:
+    question = [{"role": "user", "content": "Which colour has the sky?"}]
+    told = loaded.go_on("", messages=question, response_format=ANSWER, tool_choice=choice)
+
+    assert told["finish_reason"] == "stop"
+    assert json.decode_any(told["message"]["content"].encode())["colour"] in ("red", "blue")
+    assert "tool_calls" not in told["message"]

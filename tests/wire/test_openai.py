@@ -231,7 +231,6 @@ def test_an_image_in_the_request_itself_is_accepted(url: Any) -> None:
             {"response_format": {"type": "json_schema", "json_schema": {"schema": []}}},
             "response_format.json_schema.schema",
         ),
-        ({"response_format": SCHEMA, "tools": [WEATHER]}, "response_format"),
     ],
     ids=lambda value: str(value)[:60],
 )

@@ -13,6 +13,7 @@ import math
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ import xllamacpp
 from cortex.core.errors import BadRequest
 from cortex.engines import gguf, tool_templates
 from cortex.engines.base import Event, LoadError, OnProgress, check_options, unsupported
+from cortex.engines.call_or_answer import CallOrAnswer, call_or_answer
 from cortex.engines.forced_tools import ForcedCall, forced_call
 from cortex.engines.json_schemas import check_schema
 from cortex.engines.legacy_logprobs import LegacyLogprobs
@@ -61,7 +63,7 @@ from cortex.wire.reasoning import template_kwargs
 
 EMBEDDINGS_HINT = "set options = { embeddings = true } in its spec to load it for them"
 MATRYOSHKA_HINT = "options = { matryoshka = true } says that the first numbers of its vectors are vectors too"
-Translator = ForcedCall | LegacyLogprobs | OneCall
+Translator = CallOrAnswer | ForcedCall | LegacyLogprobs | OneCall
 """What makes other chunks of llama.cpp's, one at a time."""
 _TEMPLATE_FIELDS = ("reasoning_effort", "chat_template_kwargs")
 
@@ -212,22 +214,59 @@ class LlamaCpp:
         if fields.get("n", 1) > self._info.slots:
             raise BadRequest(f"n: this replica has {self._info.slots} slots, one for each choice", param="n")
         forced = forced_call(fields) if request.kind == "chat" else None
+        either = call_or_answer(fields) if request.kind == "chat" else None
         if forced is not None:
             fields = {**forced.sampling, "prompt": await self._render(fields), "json_schema": forced.schema}
-        completes = request.kind == "completion" or forced is not None
+        if either is not None:
+            events = self._either(request, either)
+        else:
+            completes = request.kind == "completion" or forced is not None
+            tally = Tally(fields.get("n", 1), _stops_of(fields))
+            events = self._run(request.id, fields, tally, forced or _translator(request, fields), completes=completes)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _either(self, request: Generate, either: CallOrAnswer) -> AsyncGenerator[Event, None]:
+        """Write a draft, and where that is no call, the answer that is bound to a format."""
+        tally = Tally(1, _stops_of(either.draft))
+        cached: int | None = None
+        async with aclosing(self._run(request.id, either.draft, tally, either)) as events:
+            async for event in events:
+                if either.is_answer:
+                    break
+                if cached is None and isinstance(event, Progress):
+                    cached = event.cached
+                yield event
+        if not either.is_answer:
+            return
+        either.begin_answer()
+        tally = Tally(1, _stops_of(either.bound))
+        async with aclosing(self._run(request.id, either.bound, tally, either)) as events:
+            async for event in events:
+                yield either.finished(event, cached or 0) if isinstance(event, Finished) else event
+
+    async def _run(
+        self,
+        request_id: str,
+        fields: dict[str, Any],
+        tally: Tally,
+        translator: Translator | None,
+        *,
+        completes: bool = False,
+    ) -> AsyncGenerator[Event, None]:
+        """Have llama.cpp compute *fields*, and tell what comes of it."""
         handler = self._server.handle_completions if completes else self._server.handle_chat_completions
         call = _Call(handler, self._native(fields), self._threads)
-        tally = Tally(fields.get("n", 1), _stops_of(fields))
-        translator = forced or _translator(request, fields)
         try:
             async for data in call:
-                for event in self._read(data, request.id, tally, translator):
+                for event in self._read(data, request_id, tally, translator):
                     yield event
         except ValueError as error:
             raise BadRequest(first_line(error)) from None
         finally:
             await call.stop()
-        yield tally.finished(request.id)
+        yield tally.finished(request_id)
 
     def _check_tools(self, fields: dict[str, Any]) -> None:
         if fields.get("tools") and fields.get("tool_choice") != "none" and not self._template_has_tools:

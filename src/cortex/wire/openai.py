@@ -297,13 +297,9 @@ def _read_chat(body: bytes, fields: json.Fields) -> Request:
     _check_tools(chat)
     if chat.top_logprobs and not chat.logprobs:
         raise BadRequest("top_logprobs: needs logprobs to be true", param="top_logprobs")
-    if chat.response_format is not None and chat.response_format.type == "json_schema":
-        if chat.response_format.json_schema is None:
-            raise BadRequest("response_format.json_schema: is missing", param="response_format.json_schema")
-        if chat.tools:
-            raise BadRequest(
-                "response_format: a json_schema together with tools is not supported", param="response_format"
-            )
+    wanted = chat.response_format
+    if wanted is not None and wanted.type == "json_schema" and wanted.json_schema is None:
+        raise BadRequest("response_format.json_schema: is missing", param="response_format.json_schema")
     picked = json.pick(fields, _FORWARDED["chat"])
     limit = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
     completion_limit = picked.pop("max_completion_tokens", None)

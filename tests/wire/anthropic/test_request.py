@@ -64,6 +64,15 @@ def test_a_stream_asks_the_hub_for_usage() -> None:
         ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "max"}}, {"reasoning_effort": "max"}),
         ({"output_config": {"effort": "low"}}, {}),
         (
+            {"output_format": {"type": "json_schema", "schema": SCHEMA}},
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "output", "schema": SCHEMA, "strict": True},
+                }
+            },
+        ),
+        (
             {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
             {
                 "response_format": {
@@ -120,10 +129,6 @@ def test_what_is_not_passed_on_is_named(fields: dict[str, Any], names: tuple[str
             {"messages": [*HI, {"role": "assistant", "content": "{"}]},
             "messages: This model does not support assistant message prefill. "
             "The conversation must end with a user message.",
-        ),
-        (
-            {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}, "tools": [TOOL]},
-            "output_config.format: a json_schema together with tools is not supported",
         ),
     ],
 )

@@ -93,11 +93,11 @@ def test_a_format_that_is_none_is_refused(wanted: Any) -> None:
     assert caught.value.param == "format"
 
 
-def test_a_schema_together_with_tools_is_refused() -> None:
-    with pytest.raises(BadRequest) as caught:
-        chat(format=SCHEMA, tools=[{"function": {"name": "f"}}])
+def test_a_schema_and_tools_go_to_the_hub_together() -> None:
+    body = hub_body(chat(format=SCHEMA, tools=[{"function": {"name": "f"}}]))
 
-    assert caught.value.param == "format"
+    assert body["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert body["tools"][0]["function"]["name"] == "f"
 
 
 @pytest.mark.parametrize(

@@ -72,15 +72,15 @@ def test_what_cannot_be_honoured_is_refused_by_name(name: str) -> None:
     assert (error.param, error.code) == (name, "unsupported_parameter")
 
 
-def test_a_schema_together_with_tools_is_refused_where_the_client_wrote_it() -> None:
-    """Codex shows the message as it is; the hub's name of the field would mean nothing there."""
+def test_a_schema_and_tools_go_to_the_hub_together() -> None:
+    """`codex exec --output-schema` sends its tools as ever."""
     tool = {"type": "function", "name": "exec_command", "parameters": {"type": "object"}}
     text = {"format": {"type": "json_schema", "name": "user", "schema": SCHEMA}}
 
-    error = refused(text=text, tools=[tool])
+    body = hub_body(text=text, tools=[tool])
 
-    assert error.message == "text.format: a json_schema together with tools is not supported"
-    assert (error.param, error.code) == ("text.format", "unsupported_parameter")
+    assert body["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert body["tools"][0]["function"]["name"] == "exec_command"
 
 
 def test_a_schema_stays_where_every_tool_was_left_out() -> None:

@@ -17,7 +17,7 @@ from cortex.core.errors import BadRequest, UpstreamFailed
 from cortex.wire import json
 from cortex.wire.anthropic.content import refused
 from cortex.wire.anthropic.conversation import hub_messages
-from cortex.wire.anthropic.schema import MessagesRequest, OutputFormat, Prompt
+from cortex.wire.anthropic.schema import MessagesRequest, Prompt
 from cortex.wire.anthropic.tools import hub_choice, hub_tools
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ def read_request(body: bytes) -> HubRequest:
     hub = {**_prompt_of(asked, ignored), **_sampling(asked), **_stream(asked)}
     if asked.tool_choice is not None:
         hub |= hub_choice(asked.tool_choice, hub.get("tools", []))
-    hub |= _format(asked, "tools" in hub)
+    hub |= _format(asked)
     hub |= {name: fields[name] for name in _PASSED & fields.keys()}
     ignored |= _unheeded(asked)
     return HubRequest(asked, json.encode(hub), _named(ignored))
@@ -148,12 +148,10 @@ def _stream(asked: MessagesRequest) -> dict[str, Any]:
     return {"stream": True, "stream_options": {"include_usage": True}} if asked.stream else {}
 
 
-def _format(asked: MessagesRequest, has_tools: bool) -> dict[str, Any]:
-    wanted: OutputFormat | None = asked.output_config.format if asked.output_config else None
+def _format(asked: MessagesRequest) -> dict[str, Any]:
+    wanted = (asked.output_config.format if asked.output_config else None) or asked.output_format
     if wanted is None:
         return {}
-    if has_tools:
-        raise refused("output_config.format", "a json_schema together with tools is not supported")
     schema = {"name": "output", "schema": wanted.schema, "strict": True}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 

@@ -82,7 +82,7 @@ class Thinking(msgspec.Struct):
 
 
 class OutputFormat(msgspec.Struct):
-    """`output_config.format`."""
+    """`output_config.format`, which older clients call `output_format`."""
 
     type: Literal["json_schema"]
     schema: dict[str, Any]
@@ -104,6 +104,7 @@ class Prompt(msgspec.Struct, kw_only=True):
     tools: list[Tool] | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
 
 
 class MessagesRequest(Prompt, kw_only=True):

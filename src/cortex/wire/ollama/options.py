@@ -45,7 +45,7 @@ def unheeded_options(fields: json.Fields) -> set[str]:
     return {f"options.{name}" for name in json.fields_of(raw).keys() - _READ} if raw != b"null" else set()
 
 
-def hub_format(asked: Asked, *, has_tools: bool = False) -> dict[str, Any]:
+def hub_format(asked: Asked) -> dict[str, Any]:
     """Return the hub's fields for `format`: "json" or a JSON schema. Raises BadRequest."""
     wanted = json.decode_any(bytes(asked.format))
     if wanted is None or wanted == "":
@@ -54,8 +54,6 @@ def hub_format(asked: Asked, *, has_tools: bool = False) -> dict[str, Any]:
         return {"response_format": {"type": "json_object"}}
     if not isinstance(wanted, dict):
         raise BadRequest("format: expected 'json' or a JSON schema", param="format")
-    if has_tools:
-        raise refused("format", "a JSON schema together with tools is not supported")
     schema = {"name": "output", "schema": wanted, "strict": True}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 

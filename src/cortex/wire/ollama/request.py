@@ -62,7 +62,7 @@ def read_chat_request(body: bytes) -> Request:
     if messages and messages[-1].role == "assistant":
         raise refused("messages", "the last one is the assistant's; going on from there is not supported")
     tools = [_hub_tool(tool) for tool in asked.tools or ()]
-    hub = {"messages": hub_messages(messages), **hub_format(asked, has_tools=bool(tools)), **hub_effort(asked)}
+    hub = {"messages": hub_messages(messages), **hub_format(asked), **hub_effort(asked)}
     return _request("chat", asked, fields, {**hub, **({"tools": tools} if tools else {})}, loads_only=not messages)
 
 

@@ -217,7 +217,7 @@ def _hub_fields(read: Body, tools: Tools) -> dict[str, Any]:
     if read.top_logprobs or _LOGPROBS in (read.include or ()):
         hub |= {"logprobs": True, "top_logprobs": read.top_logprobs}
     if read.text is not None:
-        hub |= {"response_format": _hub_format(read.text.format, "tools" in hub), "verbosity": read.text.verbosity}
+        hub |= {"response_format": _hub_format(read.text.format), "verbosity": read.text.verbosity}
     if read.reasoning is not None:
         hub["reasoning_effort"] = read.reasoning.effort
     if read.stream:
@@ -225,19 +225,13 @@ def _hub_fields(read: Body, tools: Tools) -> dict[str, Any]:
     return {name: value for name, value in hub.items() if value is not None}
 
 
-def _hub_format(wanted: Format | None, has_tools: bool) -> dict[str, Any] | None:
+def _hub_format(wanted: Format | None) -> dict[str, Any] | None:
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
         return {"type": "json_object"}
     if wanted.schema is None:
         raise BadRequest("text.format.schema: is missing", param="text.format.schema")
-    if has_tools:
-        raise BadRequest(
-            "text.format: a json_schema together with tools is not supported",
-            param="text.format",
-            code="unsupported_parameter",
-        )
     named = {"name": wanted.name, "schema": wanted.schema, "strict": wanted.strict, "description": wanted.description}
     return {"type": "json_schema", "json_schema": {key: value for key, value in named.items() if value is not None}}
 
