@@ -136,7 +136,9 @@ def test_version_tells_what_runs(node: Node) -> None:
     version = node.get("/version")
 
     assert version["package_version"] == __version__
-    assert version.keys() == {"package_version", "python", "platform", "engines"}
+    assert version.keys() == {"package_version", "python", "platform", "engines", "unix_seconds", "cache_free_bytes"}
+    assert version["unix_seconds"] == pytest.approx(time.time(), abs=60)
+    assert version["cache_free_bytes"] > 0
 
 
 def test_metrics_are_prometheus_text(node: Node, loaded: str) -> None:

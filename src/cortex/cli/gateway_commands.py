@@ -20,6 +20,7 @@ FILE = "cortex.toml"
 # Where each command is that is not in this module; it is imported when it is asked for.
 _ELSEWHERE = {
     "bench": "cortex.cli.bench_command",
+    "doctor": "cortex.cli.doctor_command",
     "explain": "cortex.cli.fleet_commands",
     "key": "cortex.cli.key_commands",
     "node": "cortex.cli.fleet_commands",
@@ -53,6 +54,7 @@ def cortex() -> None:
       cortex status
       cortex explain qwen3              what would happen to a request for it, and why
       cortex node drain gpu-box --wait  take a machine out of service
+      cortex doctor                     what is wrong, and what to do about it
       cortex bench http://127.0.0.1:31313 qwen3
       cortex serve -c cortex.toml
     """

@@ -45,7 +45,7 @@ _endpoint_option = click.option(
     callback=base_url,
     help="The gateway.",
 )
-_key_option = click.option(
+key_option = click.option(
     "--key",
     metavar="KEY",
     envvar="CORTEX_API_KEY",
@@ -58,7 +58,7 @@ _key_option = click.option(
 
 def endpoint_option(command: Command) -> Command:
     """Have *command* take the gateway as `endpoint`, and a key that every request to it shows."""
-    return _endpoint_option(_key_option(command))
+    return _endpoint_option(key_option(command))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the gateway's own answer instead of a table.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cortex import __version__
+from cortex.core.disk import free_bytes
 from cortex.core.errors import BadRequest, ConfigError, ShuttingDown
 from cortex.core.model_spec import ModelSpec, check_spec
 from cortex.fleet.devices import Wish
@@ -66,10 +68,15 @@ class NodeRoutes:
 
     async def version(self, _: Request) -> Response:
         """`GET /version`."""
-        python = platform.python_version()
-        return json_response(
-            Version(package_version=__version__, python=python, platform=sys.platform, engines=self._neuron.engines)
+        version = Version(
+            package_version=__version__,
+            python=platform.python_version(),
+            platform=sys.platform,
+            engines=self._neuron.engines,
+            unix_seconds=time.time(),
+            cache_free_bytes=free_bytes(self._neuron.config.cache),
         )
+        return json_response(version)
 
     async def metrics(self, _: Request) -> Response:
         """`GET /metrics`: Prometheus text."""

@@ -194,9 +194,11 @@ class UnloadRequest(msgspec.Struct, kw_only=True):
 
 
 class Version(msgspec.Struct, kw_only=True):
-    """`GET /version`."""
+    """`GET /version`: `unix_seconds` by the node's clock, and what is free where it keeps model files."""
 
     package_version: str
     python: str
     platform: str
     engines: list[str]
+    unix_seconds: float | None = None
+    cache_free_bytes: int | None = None
