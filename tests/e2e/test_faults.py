@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,10 @@ def test_a_replica_that_keeps_crashing_is_given_up_with_its_reason(tmp_path: Pat
     with running(tmp_path, "a", models=models) as (fleet, gateway):
         node = fleet.daemons["a"]
 
+        seeds = count()
+
         def given_up() -> bool:
-            ask(gateway, "bad", max_tokens=5)
+            ask(gateway, "bad", max_tokens=5, seed=next(seeds))  # never the same, which would be refused by itself
             return bool(node.events("replica_failed"))
 
         until("the replica is given up", given_up, 60)

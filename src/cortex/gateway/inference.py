@@ -22,6 +22,7 @@ from cortex.gateway.feed import Feed
 from cortex.gateway.images import ImageFetcher
 from cortex.gateway.keys.caller import Admission, Caller
 from cortex.gateway.keys.check import prompt_estimate
+from cortex.gateway.poison import Poison
 from cortex.gateway.poller import Poller
 from cortex.gateway.relay import Outcome, Relay, TryElsewhere, ignored_header
 from cortex.gateway.steward import Steward, WaitingRequest
@@ -112,6 +113,12 @@ class Story:
         trailer = self.outcome.trailer if self.outcome else None
         return trailer is not None and trailer.finish_reason == "error"
 
+    @property
+    def error_code(self) -> str | None:
+        """The code of the error that the node ended a stream with."""
+        trailer = self.outcome.trailer if self.outcome else None
+        return trailer.error_code if trailer is not None else None
+
     def elapsed(self) -> float:
         """Return the seconds since the request arrived."""
         return time.perf_counter() - self.arrived
@@ -179,6 +186,7 @@ class Inference:
         self.catalogue, self._access, self._dialects = catalogue, access, dialects
         self._steward, self._poller, self._relay = steward, poller, relay
         self._journal, self._feed, self._images = journal, feed, images
+        self._poison = Poison()
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request and write its last line, however it ends."""
@@ -296,15 +304,21 @@ class Inference:
         last: CortexError | None = None
         while story.attempts < MAX_ATTEMPTS:
             story.attempts += 1
+            deaths = self._poison.deaths(story.model, asked)
             if not self._steward.reconciler.ready(ticket.model):
                 _check(asked, stream)
             choice = await self._turn(story, ticket, last)
             try:
-                await self._relay_to(choice.replica, asked, exchange, story, stream)
+                await self._relay_to(choice.replica, asked, exchange, story, stream, deaths)
             except TryElsewhere as failure:
                 story.outcome, last = None, failure.error
+                self._poison.note(story.model, asked, last.code)
                 await self._note_failure(choice.replica, last, story, ticket)
             else:
+                if story.failed:
+                    self._poison.note(story.model, asked, story.error_code)
+                elif deaths:
+                    self._poison.clear(story.model, asked)
                 return
         raise last or NoHealthyNode(f"{story.model} could not be served in {MAX_ATTEMPTS} attempts")
 
@@ -323,10 +337,16 @@ class Inference:
         return choice
 
     async def _relay_to(
-        self, replica: ReplicaView, asked: Asked, exchange: Exchange, story: Story, stream: EventStream | None
+        self,
+        replica: ReplicaView,
+        asked: Asked,
+        exchange: Exchange,
+        story: Story,
+        stream: EventStream | None,
+        deaths: int,
     ) -> None:
         node = story.node = replica.node
-        outcome = story.outcome = Outcome(wait_seconds=story.wait_seconds)
+        outcome = story.outcome = Outcome(wait_seconds=story.wait_seconds, deaths=deaths)
         try:
             address = self._poller.address(node)
             if stream is not None:

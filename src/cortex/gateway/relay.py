@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from cortex.core.errors import CortexError, UpstreamFailed
+from cortex.fleet.suspects import DEATHS_HEADER
 from cortex.gateway.dialects import Asked
 from cortex.gateway.upstream import Address, Connection, Pool
 from cortex.serving.event_stream import EventStream
@@ -33,7 +34,7 @@ class TryElsewhere(Exception):
 class Outcome:
     """How a relayed request goes: when the node had it, what has come, the trailer once it is whole.
 
-    `wait_seconds` is what the request had waited for a replica before.
+    `wait_seconds` is what the request had waited for a replica before, `deaths` how many engines had died of it.
     """
 
     trailer: Trailer | None = None
@@ -41,6 +42,7 @@ class Outcome:
     events: int = 0
     bytes: int = 0
     wait_seconds: float = 0.0
+    deaths: int = 0
 
 
 class _Unary:
@@ -132,7 +134,7 @@ class Relay:
             return sink
 
         try:
-            request = _request(asked, exchange.request_id, address, model, self._signature)
+            request = _request(asked, exchange.request_id, address, model, self._signature, outcome.deaths)
             await self._send(request, address, sink_for, self._stall_seconds)
         except CortexError as error:
             if sink is None or not sink.relay.saw_data:
@@ -154,7 +156,7 @@ class Relay:
         """Relay a whole answer. Raises TryElsewhere, or the node's refusal as it stands."""
         sink = _Unary()
         try:
-            request = _request(asked, exchange.request_id, address, model, self._signature)
+            request = _request(asked, exchange.request_id, address, model, self._signature, outcome.deaths)
             await self._send(request, address, lambda _: sink, None)
         except CortexError as error:
             raise TryElsewhere(error) from None
@@ -195,14 +197,15 @@ class Relay:
             self._pool.give_back(address, connection)
 
 
-def _request(asked: Asked, request_id: str, address: Address, model: str, signature: str) -> bytes:
+def _request(asked: Asked, request_id: str, address: Address, model: str, signature: str, deaths: int) -> bytes:
     """Return the request for the node: the hub's body byte for byte, and only headers of our own."""
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     opening = "x-cortex-opening: 1\r\n" if asked.translation is not None else ""
+    suspect = f"{DEATHS_HEADER.decode()}: {deaths}\r\n" if deaths else ""
     head = (
         f"POST {asked.path} HTTP/1.1\r\nhost: {host}:{address[1]}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(asked.body)}\r\nx-request-id: {request_id}\r\n"
-        f"x-cortex-model: {model}\r\n{signature}{opening}\r\n"
+        f"x-cortex-model: {model}\r\n{signature}{opening}{suspect}\r\n"
     )
     return head.encode() + asked.body
 

@@ -70,7 +70,7 @@ class EngineProcess:
         self._unended_line = b""
         self._process: Process
         self._silent_seconds = 0.0
-        self._loading = self._refused = False
+        self._loading = self._refused = self._dismissed = False
         self.died = anyio.Event()
         self.ready = anyio.Event()
         self.engine_version = ""
@@ -186,7 +186,8 @@ class EngineProcess:
         if not self.died.is_set():
             raise EngineFailed("the answer was read too slowly, and is given up", code="reader_too_slow")
         reason = self.reason or "the engine process ended in the middle of the answer"
-        raise EngineFailed(reason, at_work=talk.has_begun, code=None if talk.has_begun else "model_not_ready")
+        at_work = talk.has_begun and not self._dismissed
+        raise EngineFailed(reason, at_work=at_work, code=None if talk.has_begun else "model_not_ready")
 
     async def tokenize(self, body: bytes) -> bytes:
         """Return the engine's answer to a tokenize request. Raises RemoteError or EngineFailed."""
@@ -211,7 +212,11 @@ class EngineProcess:
         self.kill()
 
     def kill(self) -> None:
-        """End the child's whole process group now."""
+        """End the child's whole process group now; what it was at work on is not to blame for that."""
+        self._dismissed = True
+        self._kill_child()
+
+    def _kill_child(self) -> None:
         if self.started and self._process.returncode is None:
             self._kill_group()
 
@@ -254,7 +259,7 @@ class EngineProcess:
 
     def _give_up(self, reason: str) -> None:
         self.reason = self.reason or reason
-        self.kill()
+        self._kill_child()
 
     async def _watch_heart(self) -> None:
         """Kill a child whose loop no longer turns; a load may hold its interpreter for as long as a load may take."""
@@ -296,7 +301,7 @@ class EngineProcess:
         """Wait for the end of the child, kill what does not end, and fail all that still wait for it."""
         with anyio.move_on_after(EXIT_SECONDS):
             await self._process.wait()
-        self.kill()
+        self._kill_child()
         with anyio.move_on_after(REAP_SECONDS):
             await self._process.wait()
         code = self._process.returncode

@@ -15,6 +15,7 @@ import msgspec
 
 from cortex.core.errors import BadRequest, CortexError, EngineFailed
 from cortex.core.logging import TRACE, get_logger
+from cortex.fleet.suspects import DEATHS_HEADER
 from cortex.neuron.config import Limits
 from cortex.neuron.metrics import Metrics
 from cortex.neuron.models import Models
@@ -152,6 +153,8 @@ class Generation:
         replica = self._models.get(named.decode("latin-1") if named else request.model)
         info = replica.admit().info
         _check_capability(replica.spec.id, info, request)
+        if deaths := exchange.header(DEATHS_HEADER):
+            replica.probation.hear(replica.spec.id, request.kind, request.body, _count_of(deaths))
         ignored = request.ignored + unheeded(request.effort, request.template_kwargs, info.template_variables)
         headers: Headers = [(b"x-cortex-ignored", ", ".join(ignored).encode())] if ignored else []
         trail = Trail(exchange.request_id, replica, request, self._metrics)
@@ -229,7 +232,14 @@ class Generation:
 
 def _last_words(error: CortexError) -> bytes:
     """Return the end of a stream that failed on purpose: the error, and a trailer that says it is all there is."""
-    return openai_event(error) + trailer_event(Trailer(Usage(), Timings(), "error"))
+    return openai_event(error) + trailer_event(Trailer(Usage(), Timings(), "error", error.code))
+
+
+def _count_of(deaths: bytes) -> int:
+    """Return the number that a gateway tells. Raises BadRequest."""
+    if not deaths.isdigit() or len(deaths) > 3:
+        raise BadRequest(f"{DEATHS_HEADER.decode()}: expected a number")
+    return int(deaths)
 
 
 def _ranked(asked: RerankRequest, scores: bytes, usage: Usage) -> bytes:

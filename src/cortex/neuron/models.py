@@ -17,6 +17,7 @@ from cortex.neuron.estimates import Estimates
 from cortex.neuron.loading import Loader
 from cortex.neuron.measured import Measured
 from cortex.neuron.memory import Memory, Readings
+from cortex.neuron.probation import Probation
 from cortex.neuron.replica import Replica
 from cortex.neuron.tokenizers import Tokenizers
 from cortex.wire.node_api import DeviceHealth, Discovery, EstimateAnswer, ModelInfo
@@ -34,6 +35,7 @@ class Models:
         self._loader = Loader(config, self._memory, measured)
         self._estimates = Estimates(config, discovery, self._memory, measured)
         self._tokenizers = Tokenizers(config, discovery, tasks)
+        self._probation = Probation()
         self._replicas: dict[str, Replica] = {}
         self._closed = False
         self.cycles = 0
@@ -91,7 +93,9 @@ class Models:
         if spec.engine_name not in self._discovery.engines:
             have = ", ".join(self._discovery.engines)
             raise NoFeasibleNode(f"engine {spec.engine_name!r} is not installed here; there is {have}")
-        replica = self._replicas[spec.id] = Replica(spec, wish, self._config.limits.queue_depth)
+        replica = self._replicas[spec.id] = Replica(
+            spec, wish, self._config.limits.queue_depth, probation=self._probation
+        )
         self._tasks.start_soon(replica.run, self._loader.bring_up, name=f"replica:{spec.id}")
         return replica
 

@@ -16,6 +16,7 @@ from cortex.core.model_spec import ModelSpec
 from cortex.fleet.devices import Wish
 from cortex.neuron.engine_process import EngineProcess
 from cortex.neuron.memory import Account
+from cortex.neuron.probation import Probation, Trial
 from cortex.wire.engine_api import Chunk, Finished, Kind, Progress, ReplicaInfo
 from cortex.wire.node_api import LoadProgress, ModelInfo, ReplicaState
 
@@ -60,6 +61,7 @@ class Replica:
     restarts: int = 0
     load_seconds: float | None = None
     process: EngineProcess | None = None
+    probation: Probation = field(default_factory=Probation)
     requests: int = 0
     claim: str = ""
     levels: Mapping[int, int] = field(default_factory=dict)
@@ -71,6 +73,7 @@ class Replica:
     _stop: anyio.Event = field(default_factory=anyio.Event)
     _idle: anyio.Event = field(default_factory=anyio.Event)
     _gone: anyio.Event = field(default_factory=anyio.Event)
+    _turn: anyio.Semaphore = field(default_factory=lambda: anyio.Semaphore(1))
 
     async def run(self, bring_up: BringUp) -> None:
         """Bring the replica up, restart it when it crashes, and return once it was stopped or cannot be kept up."""
@@ -173,12 +176,19 @@ class Replica:
     async def generate(
         self, kind: Kind, body: bytes, choices: int
     ) -> AsyncGenerator[Progress | Chunk | Finished, None]:
-        """Yield the engine's answer; closing this generator aborts it. Refuses at once what cannot be served now."""
+        """Yield the engine's answer; closing this generator aborts it. Refuses at once what cannot be served now.
+
+        Raises PoisonRequest if engines died of this very request.
+        """
         running = self.admit()
         self.in_flight += 1
         try:
-            async with aclosing(running.process.generate(kind, body, choices)) as events:
+            async with (
+                Trial(self.probation, self._turn, self.spec.id, kind, body) as trial,
+                aclosing(running.process.generate(kind, body, choices)) as events,
+            ):
                 async for event in events:
+                    trial.saw(event)
                     yield event
         finally:
             self.in_flight -= 1

@@ -23,11 +23,15 @@ MAX_HELD_BYTES = 16 << 20
 
 
 class Trailer(msgspec.Struct, omit_defaults=True):
-    """What a node knows of a finished request: exact token counts, and where the time went."""
+    """What a node knows of a finished request: exact token counts, and where the time went.
+
+    *error_code* is that of the error which a stream ended in.
+    """
 
     usage: Usage
     timings: Timings
     finish_reason: str | None = None
+    error_code: str | None = None
 
 
 _trailer = msgspec.json.Decoder(Trailer)
