@@ -4,7 +4,7 @@
 The gateway runs with keys, rates, a budget, metrics and its log at info; two nodes have the model. What sockets cost is
 measured by `bench/peers.py`. The figure is the best of several rounds: anything else on the machine only adds to it.
 
-    .venv/bin/python bench/hot_path.py [--requests 2000] [--rounds 7] [--profile]
+    .venv/bin/python bench/hot_path.py [--requests 200] [--rounds 60] [--profile]
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ async def measure(arguments: argparse.Namespace, home: Path) -> None:
             asked = request(key.reveal(), stream=stream, max_tokens=80)
             await _requests(protocol, asked, 10)
             assert client.last.startswith(b"HTTP/1.1 200") or stream, client.last
-            count = max(10, arguments.requests // 50) if stream else arguments.requests
+            count = max(10, arguments.requests // 20) if stream else arguments.requests
             seconds = await _profiled(arguments, protocol, asked, count)
             if stream:
                 per_chunk = min(second for node in nodes for second in node.chunks_seconds)
@@ -169,8 +169,8 @@ def _connect(gateway: CortexGateway, loop: asyncio.AbstractEventLoop, port: int,
 def main() -> None:
     """Read the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, open(os.devnull, "w") as nothing:

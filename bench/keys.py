@@ -21,7 +21,7 @@ from cortex.gateway.keys.caller import Caller
 from cortex.gateway.keys.entry import KeyEntry
 from cortex.gateway.keys.file import Keys
 from cortex.gateway.keys.guard import Guard
-from cortex.gateway.keys.headers import openai_headers
+from cortex.gateway.keys.headers import openai_lines
 from cortex.gateway.keys.ledger import Ledger
 from cortex.gateway.keys.secret import Key, new_key
 from cortex.gateway.keys.sqlite_store import SqliteStore
@@ -109,7 +109,7 @@ def main() -> None:
             ("no limits: all of it", whole(free, free_headers)),
             ("every limit: admit and settle", admitted(caller)),
             ("every limit: all of it", whole(limited, headers)),
-            ("headers of an answer", lambda now: openai_headers(caller.standing(now), now)),
+            ("headers of an answer", lambda now: openai_lines(caller.standing(now), now)),
         ]
         print(f"{wanted.keys} keys, best of {wanted.rounds} rounds of {wanted.requests} requests\n")
         for name, call in rows:

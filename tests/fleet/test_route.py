@@ -3,7 +3,6 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Mapping, Set
-from dataclasses import replace
 from random import Random
 
 import pytest
@@ -292,7 +291,7 @@ def closed_loop(
 def test_under_load_a_replica_that_is_so_much_faster_gets_so_much_more_work(
     ratio: float, slots: int, seed: int
 ) -> None:
-    paces = {"a": MEDIUM, "b": replace(MEDIUM, prefill=1000.0 * ratio, decode=50.0 * ratio)}
+    paces = {"a": MEDIUM, "b": Pace(1000.0 * ratio, 50.0 * ratio)}
 
     served, _ = closed_loop(by_expected_time, paces, slots, clients=3 * slots, luck=Random(seed))
 

@@ -23,7 +23,7 @@ from cortex.gateway.app import CortexGateway
 from cortex.gateway.catalogue import Catalogue
 from cortex.gateway.config import GatewayConfig, Images
 from cortex.gateway.images import Address, ImageFetcher, Place, find_urls, with_images
-from cortex.serving.protocol import MAX_BODY_BYTES
+from cortex.serving.head import MAX_BODY_BYTES
 from cortex.wire.images import is_public
 from cortex.wire.openai import CHAT
 from fake_fleet import Call, FakeFleet, Gateway, soon

@@ -5,6 +5,7 @@ import pytest
 from cortex.core.errors import CortexError
 from cortex.neuron.door import Door, open_to_others
 from cortex.serving.exchange import Exchange
+from cortex.serving.head import Head
 
 TOKEN = "the-token-of-all-nodes"
 SHOWN = ("authorization", f"Bearer {TOKEN}")
@@ -14,7 +15,7 @@ def judged(door: Door, *headers: tuple[str, str], path: str = "/health") -> str 
     """Return the code that refuses a request with these headers, or None."""
     raw = [(name.encode(), value.encode()) for name, value in headers]
     try:
-        door(Exchange(None, "GET", path, b"", raw, b"", "r"))  # type: ignore[arg-type]
+        door(Exchange(None, Head("GET", path, headers=raw), b"", "r"))  # type: ignore[arg-type]
     except CortexError as error:
         return error.code
     return None

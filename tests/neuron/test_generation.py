@@ -32,6 +32,7 @@ from cortex.neuron.metrics import Metrics
 from cortex.neuron.models import Models
 from cortex.neuron.replica import Replica, Running
 from cortex.serving.exchange import Exchange, Headers
+from cortex.serving.head import Head
 from cortex.wire.engine_api import Chunk, Finished, Kind, Progress, ReplicaInfo, Timings, Usage
 from cortex.wire.errors import ErrorBody, RemoteError
 from cortex.wire.sse import Trailer, decode_trailer
@@ -156,7 +157,7 @@ class Stage:
         """Answer one request as a connection does, which turns a failure in mid-answer into its last words."""
         sent = [(b"content-type", b"application/json")] if headers is None else headers
         raw = json.dumps({**HELLO, **body} if path == CHAT else {"model": "demo", **body}).encode()
-        exchange = Exchange(self.wire, "POST", path, b"", sent, raw, "req-1", http_11=False)
+        exchange = Exchange(self.wire, Head("POST", path, headers=sent, http_11=False), raw, "req-1")
         try:
             await self._generation(exchange)
         except CortexError as error:

@@ -14,6 +14,7 @@ from cortex.core.errors import EngineFailed
 from cortex.serving import event_stream as subject
 from cortex.serving.event_stream import EventStream
 from cortex.serving.exchange import Exchange
+from cortex.serving.head import Head
 from cortex.wire.errors import openai_event
 from cortex.wire.sse import KEEP_ALIVE
 
@@ -88,7 +89,7 @@ class Stage:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
         self.clock = Clock()
         self.wire = Wire(self.clock)
-        self.exchange = Exchange(self.wire, "POST", "/", b"", [], b"", "r1")
+        self.exchange = Exchange(self.wire, Head("POST", "/"), b"", "r1")
         monkeypatch.setattr(subject, "asyncio", SimpleNamespace(get_running_loop=lambda: self.clock))
         self.stream = EventStream(self.exchange, patience_seconds=0.5, **settings)
 

@@ -4,6 +4,7 @@ import pytest
 
 from cortex.core.errors import CortexError
 from cortex.serving.exchange import Exchange
+from cortex.serving.head import Head
 from cortex.serving.hosts import MAX_REMEMBERED, HostCheck, own_names
 
 
@@ -11,7 +12,7 @@ def judged(check: HostCheck, host: str, origin: str | None = None) -> str | None
     """Return the code that refuses a request with these headers, or None."""
     headers = [(b"host", host.encode()), *([(b"origin", origin.encode())] if origin else [])]
     try:
-        check(Exchange(None, "GET", "/", b"", headers, b"", "r"))  # type: ignore[arg-type]
+        check(Exchange(None, Head("GET", "/", headers=headers), b"", "r"))  # type: ignore[arg-type]
     except CortexError as error:
         return error.code
     return None

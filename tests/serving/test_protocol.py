@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from cortex.core.errors import ModelNotFound, UpstreamFailed
 from cortex.serving import protocol as protocol_module
-from cortex.serving.exchange import JSON, Exchange, Handler
+from cortex.serving.exchange import JSON, Exchange, Handler, shielding
 from cortex.serving.protocol import HttpProtocol, Site, protocol_for
 
 BODY = b'{"model":"m"}'
@@ -121,6 +122,52 @@ def test_a_request_is_read_alike_however_it_is_cut(whole: bytes) -> None:
         assert status_of(transport.sent) == 200, at
         assert transport.sent.endswith(BODY)
     assert drive(bytes([byte]) for byte in whole).sent.endswith(BODY)
+
+
+def after(first: bytes, pieces: Iterable[bytes]) -> bytes:
+    """Return what is answered to *pieces* on a connection that has answered *first*."""
+
+    async def run() -> bytes:
+        server, transport = connection()
+        server.data_received(first)
+        await settle(server)
+        transport.sent = b""
+        for piece in pieces:
+            server.data_received(piece)
+        await settle(server)
+        server.connection_lost(None)
+        return transport.sent
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        request(b"X-Request-Id: r"),
+        request(b"X-Request-Id: r", body=b"longer than the first one was"),
+        request(b"X-Request-Id: r", body=b""),
+        request(b"X-Request-Id: r", b"X-More: 1"),
+        request(b"X-Request-Id: r") + request(b"X-Request-Id: r", body=b"2"),
+        request(b"X-Request-Id: r", b"Connection: close"),
+        request(b"X-Request-Id: r", b"Content-Length: 13"),
+        request(b"X-Request-Id: r", b"Transfer-Encoding: chunked"),
+        request(b"X-Request-Id: r", path=b"/v1/other"),
+        b"GARBAGE\r\n\r\n",
+    ],
+)
+def test_a_request_is_read_as_on_a_connection_of_its_own_whatever_came_before_it(second: bytes) -> None:
+    first = request(b"X-Request-Id: r")
+    alone = drive([second]).sent
+
+    for at in range(len(second)):
+        pieces = [second[:at], second[at:]] if at else [second]
+        assert without_id(after(first, pieces)) == without_id(alone), at
+
+
+def without_id(sent: bytes) -> bytes:
+    """Return *sent* without the request ids that were made up."""
+    return re.sub(rb"req-[0-9a-f]+", b"req", sent)
 
 
 def test_pipelined_requests_are_answered_in_order() -> None:
@@ -279,7 +326,7 @@ async def shielded(exchange: Exchange) -> None:
         with anyio.CancelScope(shield=True):
             for _ in range(5):
                 await asyncio.sleep(0)
-        exchange.headers.append((b"finished", b"yes"))
+        exchange.told = b"finished"
 
 
 @pytest.mark.parametrize("how", ["eof", "reset", "eof and reset"])
@@ -291,7 +338,7 @@ def test_a_client_that_goes_cancels_its_handler_which_may_still_clean_up(how: st
         await shielded(exchange)
 
     async def run() -> None:
-        server, _ = connection(handler)
+        server, _ = connection(shielding(handler))
         server.data_received(request())
         await asyncio.sleep(0)
         if "eof" in how:
@@ -302,7 +349,7 @@ def test_a_client_that_goes_cancels_its_handler_which_may_still_clean_up(how: st
         await settle(server)
         server.connection_lost(None)
 
-        assert exchanges[0].header(b"finished") == b"yes"
+        assert exchanges[0].told == b"finished"
         assert server._state.connections == set()
 
     asyncio.run(run())

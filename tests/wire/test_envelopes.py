@@ -17,7 +17,7 @@ from cortex.core.errors import (
     NoHealthyNode,
     Overloaded,
 )
-from cortex.wire.envelopes import MESSAGES, answer_of, id_headers, is_anthropic, is_ollama
+from cortex.wire.envelopes import MESSAGES, answer_of, id_lines, is_anthropic, is_ollama
 from cortex.wire.openai import CHAT
 
 RESPONSES, OLLAMA = "/v1/responses", "/api/chat"
@@ -124,5 +124,5 @@ def test_a_missing_key_is_challenged(path: str) -> None:
 
 
 def test_anthropic_s_clients_find_the_request_under_their_own_header() -> None:
-    assert id_headers(CHAT, "req-1") == [(b"x-request-id", b"req-1")]
-    assert id_headers(MESSAGES, "req-1") == [(b"x-request-id", b"req-1"), (b"request-id", b"req-1")]
+    assert id_lines(CHAT, "req-1") == b"x-request-id: req-1\r\n"
+    assert id_lines(MESSAGES, "req-1") == b"x-request-id: req-1\r\nrequest-id: req-1\r\n"

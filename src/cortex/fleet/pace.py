@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from math import fsum
+
+import msgspec
+from msgspec.structs import replace
 
 from cortex.wire.engine_api import Timings, Usage
 
@@ -18,8 +20,7 @@ SLOWEST, FASTEST = 0.01, 1e7
 PREFILL_TO_DECODE = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(msgspec.Struct, frozen=True, gc=False):
     """What a replica does with a request of its own: tokens of the prompt and of the answer, each a second.
 
     `prefill_samples` and `decode_samples` say on how many full samples either rests, at most `LONGEST_MEMORY`; with 0
@@ -33,8 +34,7 @@ class Pace:
     decode_samples: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(msgspec.Struct, frozen=True, gc=False):
     """A typical request to a model, in tokens; of the prompt, those that are cached count too."""
 
     prompt_tokens: float = 1000.0
@@ -57,12 +57,9 @@ def learn(pace: Pace | None, usage: Usage, timings: Timings) -> Pace:
     decode = _moved(known.decode, known.decode_samples, usage.completion_tokens, timings.decode_ms, FULL_DECODE_TOKENS)
     if prefill is None and decode is None:
         return known
-    learned = replace(known, samples=known.samples + 1)
-    if prefill is not None:
-        learned = replace(learned, prefill=prefill[0], prefill_samples=prefill[1])
-    if decode is not None:
-        learned = replace(learned, decode=decode[0], decode_samples=decode[1])
-    return _completed(learned)
+    reads, reads_seen = prefill or (known.prefill, known.prefill_samples)
+    writes, writes_seen = decode or (known.decode, known.decode_samples)
+    return _completed(Pace(reads, writes, known.samples + 1, reads_seen, writes_seen))
 
 
 def _moved(rate: float, samples: float, tokens: int, milliseconds: float, full: int) -> tuple[float, float] | None:

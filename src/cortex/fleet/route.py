@@ -9,6 +9,8 @@ from itertools import islice
 from operator import attrgetter
 from typing import Literal
 
+import msgspec
+
 from cortex.fleet.pace import UNLEARNED, Pace, Shape, mean_pace
 from cortex.fleet.view import ReplicaView, Spot
 
@@ -19,8 +21,7 @@ _Free = tuple[ReplicaView, float, Pace]
 """A replica that may be chosen, how full it is, and its pace."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """The replica that serves, in how many seconds it is expected to be done, and what spoke for it."""
 
     replica: ReplicaView

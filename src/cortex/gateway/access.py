@@ -17,11 +17,12 @@ from cortex.gateway.keys.caller import Caller
 from cortex.gateway.keys.clock import steady_clock
 from cortex.gateway.keys.file import Keys, load_keys
 from cortex.gateway.keys.guard import Guard
-from cortex.gateway.keys.headers import anthropic_headers, openai_headers
+from cortex.gateway.keys.headers import anthropic_lines, openai_lines
 from cortex.gateway.keys.ledger import Ledger, StoreError
 from cortex.gateway.keys.listening import listening_is_safe
 from cortex.gateway.keys.sqlite_store import SqliteStore
-from cortex.serving.exchange import Exchange, Headers
+from cortex.serving.exchange import Exchange
+from cortex.serving.head import Head
 from cortex.serving.hosts import HostCheck, own_names
 from cortex.serving.origin import ANY_HOST
 from cortex.wire.envelopes import is_anthropic
@@ -100,6 +101,10 @@ class Access:
         """Return who sends *headers*. Raises AuthenticationFailed."""
         return self._guard.enter(headers, self.clock())
 
+    def enter_again(self, head: Head) -> Caller:
+        """Return who sends *head*, found out once for as long as the keys are the same. Raises AuthenticationFailed."""
+        return self._guard.enter_again(head, self.clock())
+
     @contextmanager
     def one_request(self, caller: Caller, names: Sequence[str]) -> Generator[None, None, None]:
         """Count a request that takes no tokens, for a model with *names*. Raises PermissionDenied, RateLimited."""
@@ -109,13 +114,13 @@ class Access:
         finally:
             admission.release(self.clock())
 
-    def limits_of(self, caller: Caller, path: str) -> Headers:
-        """Return the headers that tell where the limits of *caller* stand, in the dialect of *path*."""
+    def limits_of(self, caller: Caller, path: str) -> bytes:
+        """Return the lines of a head that tell where the limits of *caller* stand, in the dialect of *path*."""
         if self.keys is None:
-            return []
+            return b""
         now = self.clock()
         standing = caller.standing(now)
-        return anthropic_headers(standing) if is_anthropic(path) else openai_headers(standing, now)
+        return anthropic_lines(standing) if is_anthropic(path) else openai_lines(standing, now)
 
     def guarded(self, application: ASGIApp) -> ASGIApp:
         """Return *application* behind the guard; `caller_of` tells its handlers who calls."""

@@ -20,7 +20,7 @@ import httpx2
 import msgspec
 
 from cortex.core.errors import BadRequest
-from cortex.serving.protocol import MAX_BODY_BYTES
+from cortex.serving.head import MAX_BODY_BYTES
 from cortex.wire import json
 from cortex.wire.images import CODE, check_image, is_public
 from cortex.wire.openai import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, ImageUrl, Message, Part

@@ -220,11 +220,11 @@ class Inference:
         _log(record, error)
 
     async def _serve(self, exchange: Exchange, story: Story) -> None:
-        caller = story.caller = self._access.enter(exchange.headers)
+        caller = story.caller = self._access.enter_again(exchange.head)
         caller.require("inference")
         # Ollama's clients declare what they like; a page of another site is stopped by its Origin before this.
         if not is_ollama(exchange.path):
-            exchange.require_json()
+            exchange.head.require_json()
         asked = story.asked = self._dialects.read(exchange, caller.id)
         spec = self.catalogue.find(asked.model)
         tokens = prompt_estimate(len(asked.body))

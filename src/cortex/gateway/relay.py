@@ -11,7 +11,8 @@ from cortex.fleet.suspects import DEATHS_HEADER
 from cortex.gateway.dialects import Asked
 from cortex.gateway.upstream import Address, Connection, Pool
 from cortex.serving.event_stream import EventStream
-from cortex.serving.exchange import JSON, Exchange, Headers
+from cortex.serving.exchange import JSON, Exchange
+from cortex.serving.head import Headers
 from cortex.wire.errors import RemoteError, error_from
 from cortex.wire.node_auth import header_line
 from cortex.wire.sse import EventRelay, Trailer, decode_trailer

@@ -26,6 +26,7 @@ from cortex.neuron.metrics import Metrics
 from cortex.neuron.models import Models
 from cortex.neuron.readings import Readings
 from cortex.neuron.routes import NodeRoutes
+from cortex.serving.exchange import shielding
 from cortex.serving.protocol import Drain, Site
 from cortex.serving.run import Listener, bind, run
 from cortex.wire.node_api import Discovery, Health
@@ -118,9 +119,9 @@ def listeners_for(config: NeuronConfig) -> Sequence[Listener]:
     async def generate(exchange: object) -> None:
         await Generation(neuron.models, neuron.metrics, config.limits)(exchange)  # type: ignore[arg-type]
 
-    site = Site(
-        dict.fromkeys(KINDS, generate), application, neuron.drain, Door(config.host, token, config.allowed_hosts)
-    )
+    door = Door(config.host, token, config.allowed_hosts)
+    door = Door(config.host, token, config.allowed_hosts)
+    site = Site(dict.fromkeys(KINDS, shielding(generate)), application, neuron.drain, door)
     return [Listener(bound, site)]
 
 

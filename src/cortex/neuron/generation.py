@@ -22,7 +22,8 @@ from cortex.neuron.models import Models
 from cortex.neuron.patience import Patience
 from cortex.neuron.replica import Replica
 from cortex.serving.event_stream import EventStream
-from cortex.serving.exchange import JSON, Exchange, Headers
+from cortex.serving.exchange import JSON, Exchange
+from cortex.serving.head import Headers
 from cortex.wire.collect import Collector, usage_chunk
 from cortex.wire.engine_api import Chunk, Finished, Kind, Progress, ReplicaInfo, Timings, Usage
 from cortex.wire.errors import DONE, openai_event
@@ -147,7 +148,7 @@ class Generation:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request. Whatever is wrong with it is raised before the first byte goes out."""
-        exchange.require_json()
+        exchange.head.require_json()
         request = read_request(KINDS[exchange.path], exchange.body)
         named = exchange.header(b"x-cortex-model")
         replica = self._models.get(named.decode("latin-1") if named else request.model)

@@ -48,16 +48,16 @@ async def run_asgi(application: Application, exchange: Exchange, state: Any) -> 
 
 
 def _scope(exchange: Exchange, state: Any) -> dict[str, Any]:
-    others = (pair for pair in exchange.headers if pair[0] != b"x-request-id")
+    others = (pair for pair in exchange.head.headers if pair[0] != b"x-request-id")
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1" if exchange.http_11 else "1.0",
+        "http_version": "1.1" if exchange.head.http_11 else "1.0",
         "method": exchange.method,
         "scheme": "http",
         "path": unquote(exchange.path),
         "raw_path": exchange.path.encode("latin-1"),
-        "query_string": exchange.query,
+        "query_string": exchange.head.query,
         "root_path": "",
         "headers": [*others, (b"x-request-id", exchange.request_id.encode())],
         "client": exchange.peer,

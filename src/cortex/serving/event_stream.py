@@ -7,7 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from cortex.core.errors import CortexError
-from cortex.serving.exchange import EVENT_STREAM, UNBUFFERED, Exchange, Headers
+from cortex.serving.exchange import EVENT_STREAM, UNBUFFERED, Exchange
+from cortex.serving.head import Headers
 from cortex.wire.errors import openai_event
 from cortex.wire.sse import KEEP_ALIVE
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Protocol
 
-from cortex.core.errors import CortexError, UnsupportedMediaType
-from cortex.wire.envelopes import answer_of, id_headers
+import anyio
+import msgspec
 
-Headers = list[tuple[bytes, bytes]]
+from cortex.core.errors import CortexError
+from cortex.serving.head import Head, Headers
+from cortex.wire.envelopes import answer_of, id_lines
+
 JSON = (b"content-type", b"application/json")
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 # A proxy in between that holds a stream back would make every client wait.
 UNBUFFERED: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
-_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 
 class Wire(Protocol):
@@ -39,49 +42,46 @@ class Wire(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """A request whose body is whole, and its answer: `start`, `write` …, `finish`, or `respond` for all at once.
 
     `last_words` says how an answer that has begun ends when its handler fails; without it the transfer is broken off,
-    since a cut answer must never look like a whole one. `told` goes out with every answer, a refusal too.
+    since a cut answer must never look like a whole one. `told` are lines of the head of every answer, a refusal too.
+    `scope` is what is cancelled when the client leaves, in place of the handler's task.
+
+    A Struct, as there is one for each request: a dataclass takes several times as long to make.
     """
 
     wire: Wire
-    method: str
-    path: str
-    query: bytes
-    headers: Headers = field(repr=False)
-    body: bytes = field(repr=False)
+    head: Head
+    body: bytes
     request_id: str
-    http_11: bool = True
     keep_alive: bool = True
     peer: tuple[str, int] | None = None
     started: bool = False
     finished: bool = False
     status: int = 0
     last_words: Callable[[CortexError], bytes] | None = None
-    told: Headers = field(default_factory=list)
-    _chunked: bool = field(default=False)
+    told: bytes = b""
+    scope: anyio.CancelScope | None = None
+    _chunked: bool = False
+
+    def __repr__(self) -> str:
+        return f"Exchange({self.request_id}, {self.head.method} {self.head.path})"  # no key, no prompt
+
+    @property
+    def method(self) -> str:
+        """The method, as `POST`."""
+        return self.head.method
+
+    @property
+    def path(self) -> str:
+        """The path, without the query."""
+        return self.head.path
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first header called *name* (lower case)."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
-
-    def require_json(self) -> None:
-        """Raise UnsupportedMediaType unless the body is declared as JSON, or not at all.
-
-        A browser sends `text/plain` and forms across sites without asking; nothing here accepts them.
-        """
-        declared = self.header(b"content-type")
-        if declared is not None and declared.split(b";")[0].strip().lower() != b"application/json":
-            raise UnsupportedMediaType("content-type: expected application/json")
-        charset = declared.lower().partition(b"charset=")[2].strip(b' "') if declared else b""
-        if charset not in (b"", b"utf-8", b"utf8", b"us-ascii"):
-            raise UnsupportedMediaType("content-type: expected charset utf-8")
+        return self.head.header(name)
 
     def start(self, status: int, headers: Iterable[tuple[bytes, bytes]], *, length: int | None = None) -> None:
         """Send the head; without *length* the body is chunked, or ends with the connection for HTTP/1.0."""
@@ -89,18 +89,19 @@ class Exchange:
 
     def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: int | None) -> bytes:
         self.started, self.status = True, status
-        self._chunked = length is None and self.http_11
-        if length is None and not self.http_11:
+        http_11 = self.head.http_11
+        self._chunked = length is None and http_11
+        if length is None and not http_11:
             self.keep_alive = False
-        head = [b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"Unknown"))]
-        head += [b"%b: %b\r\n" % pair for pair in headers]
-        head += [b"%b: %b\r\n" % pair for pair in (*self.told, *id_headers(self.path, self.request_id))]
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status]
+        lines += [b"%b: %b\r\n" % pair for pair in headers]
+        lines += (self.told, id_lines(self.head.path, self.request_id))
         if length is not None:
-            head.append(b"content-length: %d\r\n" % length)
+            lines.append(b"content-length: %d\r\n" % length)
         elif self._chunked:
-            head.append(b"transfer-encoding: chunked\r\n")
-        head.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        return b"".join(head)
+            lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        return b"".join(lines)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body; await `writable` now and then."""
@@ -121,13 +122,28 @@ class Exchange:
 
     def respond(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (JSON,)) -> None:
         """Send a whole answer."""
-        self.wire.send(self._head(status, headers, len(body)) + (b"" if self.method == "HEAD" else body))
+        self.wire.send(self._head(status, headers, len(body)) + (b"" if self.head.method == "HEAD" else body))
         self.finish()
 
     def fail(self, error: CortexError) -> None:
         """Send *error* as the whole answer, in the envelope of the path's dialect."""
-        status, body, headers = answer_of(error, self.path, self.request_id)
+        status, body, headers = answer_of(error, self.head.path, self.request_id)
         self.respond(status, body, [JSON, *headers])
 
 
 Handler = Callable[[Exchange], Awaitable[None]]
+
+
+def shielding(handler: Handler) -> Handler:
+    """Return *handler* in a scope of its own, so that what it shields goes on when the client has left.
+
+    A task that is cancelled by asyncio's own means, as it is without, is cancelled wherever it waits.
+    """
+
+    async def scoped(exchange: Exchange) -> None:
+        with anyio.CancelScope() as exchange.scope:
+            await handler(exchange)
+        if exchange.scope.cancelled_caught:
+            raise asyncio.CancelledError
+
+    return scoped

@@ -11,12 +11,12 @@ Limits: a head of 64 KiB and 256 headers, with chunk extensions and trailers, wi
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
-import anyio
 import httptools
 
 from cortex.core.errors import (
@@ -25,25 +25,24 @@ from cortex.core.errors import (
     HeadersTooLarge,
     MethodNotAllowed,
     PayloadTooLarge,
-    RequestError,
     RequestTooSlow,
     ShuttingDown,
-    UnsupportedMediaType,
 )
 from cortex.core.ids import request_id_from
 from cortex.core.logging import get_logger
 from cortex.serving.asgi import Application, run_asgi
-from cortex.serving.exchange import Exchange, Handler, Headers
+from cortex.serving.exchange import Exchange, Handler, shielding
+from cortex.serving.head import MAX_BODY_BYTES, Head, Headers, KnownHead, check_framing, known
 
 log = get_logger(__name__)
 
-MAX_BODY_BYTES = 64 << 20
 MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES = 64 << 10, 256, 16 << 10
 HEAD_SECONDS, BODY_IDLE_SECONDS, BODY_GRACE_SECONDS, KEEP_ALIVE_SECONDS = 5.0, 5.0, 30.0, 75.0
 BODY_BYTES_PER_SECOND = 64 << 10
 CHUNK_BYTES = 16  # what a chunk may take beside its data, and not be counted
 LINGER_SECONDS, STALLED_READER_SECONDS = 2.0, 120.0
 HIGH_WATER_BYTES, MAX_PIPELINED = 128 << 10, 16
+TIMER_SLACK_SECONDS = 0.005  # a timer may be early by its clock's grain
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
@@ -58,21 +57,14 @@ class Drain:
 class Site:
     """What is served: handlers of the data path by path (all POST), and an ASGI application for everything else.
 
-    *check* sees each request before either does, and raises what refuses it.
+    *check* sees each request before either does, and raises what refuses it. When a client leaves, its handler is
+    cancelled by asyncio's own means, unless it is `shielding`; the application always is.
     """
 
     handlers: Mapping[str, Handler]
     application: Application
     drain: Drain = field(default_factory=Drain)
     check: Callable[[Exchange], None] = lambda _: None
-
-
-class _ExpectationFailed(RequestError):
-    status, code = 417, "expectation_failed"
-
-
-class _VersionNotSupported(RequestError):
-    status, code = 505, "http_version_not_supported"
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -88,9 +80,11 @@ class HttpProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._parser = httptools.HttpRequestParser(self)
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = self._due = math.inf
+        self._known: KnownHead | None = None
         self._waiting: deque[Exchange] = deque()
         self._current: Exchange | None = None
-        self._scope: anyio.CancelScope | None = None
+        self._task: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._stalled: asyncio.TimerHandle | None = None
         self._peer: tuple[str, int] | None = None
@@ -121,6 +115,8 @@ class HttpProtocol(asyncio.Protocol):
         """Let go of the connection."""
         self._leave()
         self._state.connections.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
         if self._stalled is not None:
             self._stalled.cancel()
 
@@ -140,8 +136,10 @@ class HttpProtocol(asyncio.Protocol):
 
     def cut(self) -> None:
         """Cancel the handler. What it must finish first, such as telling an engine to stop, it is let finish."""
-        if self._scope is not None:
-            self._scope.cancel()
+        if self._current is not None and self._current.scope is not None:
+            self._current.scope.cancel()
+        elif self._task is not None:
+            self._task.cancel()
 
     def _give_up(self) -> None:
         """Let go of a client that does not read."""
@@ -187,13 +185,27 @@ class HttpProtocol(asyncio.Protocol):
         return True
 
     def _arm(self, seconds: float, action: Callable[[], None]) -> None:
-        self._disarm()
-        self._timer = self._loop.call_later(seconds, action)
+        """Have *action* called in so many *seconds*, in place of what was to be. The timer that runs may do for it."""
+        self._due, self._overdue = self._loop.time() + seconds, action
+        if self._due < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._set_timer()
 
     def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._due = math.inf
+
+    def _set_timer(self) -> None:
+        self._timer_at = self._due
+        self._timer = self._loop.call_at(self._due, self._look_at_clock)
+
+    def _look_at_clock(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        if self._loop.time() >= self._due - TIMER_SLACK_SECONDS:
+            self._due = math.inf
+            self._overdue()
+        elif self._due < math.inf:
+            self._set_timer()
 
     def _close(self) -> None:
         """Close once what was written is out; a reader that does not take it is not waited for for ever."""
@@ -207,10 +219,17 @@ class HttpProtocol(asyncio.Protocol):
         """Feed the parser; whatever is wrong with the bytes is answered once and ends the connection."""
         if self._discarding:
             return
+        at_head = self._current is None and not self._in_request
+        if at_head and self._known is not None and (body := self._known.body_in(data)) is not None:
+            self._disarm()
+            self._serve(self._exchange(self._known.head, body))
+            return
         before = self._received_bytes
         try:
             self._parser.feed_data(data)
             self._count_framing(len(data) - (self._received_bytes - before))
+            if at_head:
+                self._known = known(self._current.head, data) if self._current is not None else None
         except CortexError as error:
             self._refuse(error)
         except httptools.HttpParserCallbackError as error:
@@ -260,11 +279,11 @@ class HttpProtocol(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Check the framing before any byte of the body is read."""
         self._in_head = False
-        self._check_framing()
+        check_framing(self._parser.get_http_version(), self._parser.get_method(), self._headers)
         self._body_started = self._loop.time()
         if self._current is None:
             self._arm(BODY_IDLE_SECONDS, self._too_slow)
-            if self._header(b"expect") is not None:
+            if any(name == b"expect" for name, _ in self._headers):
                 self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_chunk_header(self) -> None:
@@ -290,7 +309,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._parser.should_upgrade():
             return  # the parser stops here, and `_ignore_upgrade` takes over
         self._disarm()
-        exchange = self._exchange()
+        exchange = self._exchange(self._head(), b"".join(self._body) if len(self._body) != 1 else self._body[0])
         self._begin()
         if self._current is None:
             self._serve(exchange)
@@ -299,58 +318,23 @@ class HttpProtocol(asyncio.Protocol):
             if len(self._waiting) >= MAX_PIPELINED:
                 self._transport.pause_reading()
 
-    def _exchange(self) -> Exchange:
+    def _head(self) -> Head:
         try:
             url = httptools.parse_url(self._target)
         except httptools.HttpParserInvalidURLError:
             raise BadRequest("the request target is not a URL") from None
         path = (url.path or b"/").decode("latin-1")
-        return Exchange(
-            wire=self,
-            method=self._parser.get_method().decode("ascii"),
-            path="/" + path.lstrip("/") if path.startswith("//") else path,
-            query=url.query or b"",
-            headers=self._headers,
-            body=b"".join(self._body) if len(self._body) != 1 else self._body[0],
-            request_id=self._request_id(),
+        return Head(
+            self._parser.get_method().decode("ascii"),
+            "/" + path.lstrip("/") if path.startswith("//") else path,
+            url.query or b"",
+            self._headers,
             http_11=self._parser.get_http_version() == "1.1",
-            keep_alive=self._parser.should_keep_alive() and not self._closing,
-            peer=self._peer,
+            keep_alive=self._parser.should_keep_alive(),
         )
 
-    def _header(self, name: bytes) -> bytes | None:
-        return next((value for key, value in self._headers if key == name), None)
-
-    def _request_id(self) -> str:
-        offered = self._header(b"x-request-id")
-        return request_id_from(offered.decode("latin-1") if offered else None)
-
-    def _check_framing(self) -> None:
-        """Refuse what llhttp lets pass. Source: RFC 9112 sections 3.2, 6.1, 6.3; RFC 9110 section 10.1.1."""
-        if self._parser.get_http_version() not in ("1.0", "1.1"):
-            raise _VersionNotSupported("only HTTP/1.1 is spoken here")
-        if self._parser.get_method() == b"CONNECT":
-            raise MethodNotAllowed("CONNECT is not offered")
-        values: dict[bytes, list[bytes]] = {}
-        for name, value in self._headers:
-            values.setdefault(name, []).append(value)
-        hosts = values.get(b"host", ())
-        if len(hosts) > 1 or (not hosts and self._parser.get_http_version() == "1.1"):
-            raise BadRequest("expected exactly one Host header")
-        lengths, codings = values.get(b"content-length", ()), values.get(b"transfer-encoding", ())
-        if len(lengths) > 1 or (lengths and codings):
-            raise BadRequest("expected one Content-Length or one Transfer-Encoding")
-        if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
-            raise BadRequest("transfer-encoding: only chunked is supported")
-        if lengths:
-            if not lengths[0].isdigit():
-                raise BadRequest("content-length: not a number")
-            if len(lengths[0]) > 12 or int(lengths[0]) > MAX_BODY_BYTES:
-                raise PayloadTooLarge(MAX_BODY_BYTES)
-        if any(coding.strip().lower() != b"identity" for coding in values.get(b"content-encoding", ())):
-            raise UnsupportedMediaType("content-encoding: only identity is supported")
-        if any(expected.strip().lower() != b"100-continue" for expected in values.get(b"expect", ())):
-            raise _ExpectationFailed("expect: only 100-continue is supported")
+    def _exchange(self, head: Head, body: bytes) -> Exchange:
+        return Exchange(self, head, body, _request_id(head), head.keep_alive and not self._closing, self._peer)
 
     def _too_slow(self) -> None:
         self._refuse(RequestTooSlow("the request's head or body stopped arriving"))
@@ -362,9 +346,8 @@ class HttpProtocol(asyncio.Protocol):
             self._closing = True  # the request before this one is still being answered
             return
         log.debug("request_refused", status=error.status, error=str(error), peer=self._peer)
-        refused = self._current = Exchange(
-            self, "POST", self._path(), b"", [], b"", self._request_id(), keep_alive=False
-        )
+        head = Head("POST", self._path(), headers=self._headers)
+        refused = self._current = Exchange(self, head, b"", _request_id(head), keep_alive=False)
         refused.fail(error)
 
     def _path(self) -> str:
@@ -377,15 +360,9 @@ class HttpProtocol(asyncio.Protocol):
         self._current = exchange
         self._state.total_requests += 1
         # This connection owns the task: it is cancelled when the client goes, and uvicorn waits for it when it stops.
-        self._scope = anyio.CancelScope()
-        task = self._loop.create_task(self._handle(exchange, self._scope))
+        task = self._task = self._loop.create_task(self._answer(exchange))
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
-
-    async def _handle(self, exchange: Exchange, scope: anyio.CancelScope) -> None:
-        """Run the handler in a scope of its own: asyncio's own cancel would reach into what is shielded."""
-        with scope:
-            await self._answer(exchange)
 
     async def _answer(self, exchange: Exchange) -> None:
         """Serve one request; this is its boundary, where whatever went wrong becomes an answer."""
@@ -397,7 +374,7 @@ class HttpProtocol(asyncio.Protocol):
             if handler is None:
                 if exchange.method not in _METHODS:
                     raise MethodNotAllowed(f"{exchange.method} is not offered")
-                await run_asgi(self.site.application, exchange, self._app_state)
+                await self._run_application(exchange)
             elif exchange.method != "POST":
                 raise MethodNotAllowed(f"{exchange.path} is for POST")
             elif self.site.drain.begun:
@@ -414,6 +391,9 @@ class HttpProtocol(asyncio.Protocol):
             if not self._lost:
                 self._fail(exchange, ShuttingDown("the server is shutting down"))
             raise
+
+    async def _run_application(self, exchange: Exchange) -> None:
+        await shielding(lambda exchange: run_asgi(self.site.application, exchange, self._app_state))(exchange)
 
     def _fail(self, exchange: Exchange, error: CortexError) -> None:
         if self._lost or exchange.finished:
@@ -443,6 +423,11 @@ class HttpProtocol(asyncio.Protocol):
             self._arm(LINGER_SECONDS, self._close)
         else:
             self._close()
+
+
+def _request_id(head: Head) -> str:
+    offered = head.header(b"x-request-id")
+    return request_id_from(offered.decode("latin-1") if offered else None)
 
 
 def protocol_for(site: Site) -> type[HttpProtocol]:

@@ -32,8 +32,9 @@ def answer_of(error: CortexError, path: str, request_id: str) -> tuple[int, byte
     return error.status, openai_body(error), headers
 
 
-def id_headers(path: str, request_id: str) -> Headers:
-    """Return the headers that name the request; Anthropic's clients look for one of their own."""
+def id_lines(path: str, request_id: str) -> bytes:
+    """Return the lines of a head that name the request; Anthropic's clients look for one of their own."""
     told = request_id.encode()
-    named = [(b"x-request-id", told)]
-    return [*named, (b"request-id", told)] if is_anthropic(path) else named
+    if is_anthropic(path):
+        return b"x-request-id: %b\r\nrequest-id: %b\r\n" % (told, told)
+    return b"x-request-id: %b\r\n" % told

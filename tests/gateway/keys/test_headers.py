@@ -3,15 +3,20 @@ from __future__ import annotations
 import pytest
 
 from cortex.gateway.keys.caller import Standing
-from cortex.gateway.keys.headers import anthropic_headers, duration, openai_headers
+from cortex.gateway.keys.headers import anthropic_lines, duration, openai_lines
 from cortex.gateway.keys.rates import Quota
 
 NOW = 1_800_000_000.0
 BOTH = Standing(Quota(60, 59, NOW + 0.5), Quota(1000, 0, NOW + 360))
 
 
+def pairs(lines: bytes) -> list[tuple[bytes, bytes]]:
+    assert lines.endswith(b"\r\n")
+    return [(name, value) for name, _, value in (line.partition(b": ") for line in lines.split(b"\r\n")[:-1])]
+
+
 def test_openai_clients_hear_durations() -> None:
-    assert openai_headers(BOTH, NOW) == [
+    assert pairs(openai_lines(BOTH, NOW)) == [
         (b"x-ratelimit-limit-requests", b"60"),
         (b"x-ratelimit-remaining-requests", b"59"),
         (b"x-ratelimit-reset-requests", b"1s"),
@@ -22,7 +27,7 @@ def test_openai_clients_hear_durations() -> None:
 
 
 def test_anthropic_clients_hear_times() -> None:
-    assert anthropic_headers(BOTH) == [
+    assert pairs(anthropic_lines(BOTH)) == [
         (b"anthropic-ratelimit-requests-limit", b"60"),
         (b"anthropic-ratelimit-requests-remaining", b"59"),
         (b"anthropic-ratelimit-requests-reset", b"2027-01-15T08:00:01Z"),
@@ -33,8 +38,8 @@ def test_anthropic_clients_hear_times() -> None:
 
 
 def test_a_limit_that_is_not_there_is_not_told() -> None:
-    assert openai_headers(Standing(), NOW) == anthropic_headers(Standing()) == []
-    assert [name for name, _ in openai_headers(Standing(tokens=BOTH.tokens), NOW)] == [
+    assert openai_lines(Standing(), NOW) == anthropic_lines(Standing()) == b""
+    assert [name for name, _ in pairs(openai_lines(Standing(tokens=BOTH.tokens), NOW))] == [
         b"x-ratelimit-limit-tokens",
         b"x-ratelimit-remaining-tokens",
         b"x-ratelimit-reset-tokens",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import ceil, inf
+from typing import NamedTuple
 
 from cortex.core.errors import BudgetExceeded, PermissionDenied, RateLimited
 from cortex.gateway.keys.check import model_filter, permits, reservation
@@ -22,8 +22,7 @@ from cortex.wire.engine_api import Usage
 CONCURRENCY_RETRY_SECONDS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Where a caller's limits stand; None where there is none. `tokens` is the limit with the least left."""
 
     requests: Quota | None = None
@@ -133,11 +132,13 @@ class Caller:
 
     def standing(self, now: float) -> Standing:
         """Return where the limits stand, for the headers of an answer."""
-        quotas = [allowance.quota(now) for allowance in (self._tokens, self._budget) if allowance is not None]
-        return Standing(
-            requests=self._requests.quota(now) if self._requests is not None else None,
-            tokens=min(quotas, key=lambda quota: quota.remaining, default=None),
-        )
+        requests = self._requests.quota(now) if self._requests is not None else None
+        tokens = self._tokens.quota(now) if self._tokens is not None else None
+        if self._budget is not None:
+            left = self._budget.quota(now)
+            if tokens is None or left.remaining < tokens.remaining:
+                tokens = left
+        return Standing(requests, tokens)
 
     def _settle(self, ended: Admission, prompt: int, completion: int, now: float) -> None:
         """Give back what was set aside, by now perhaps under limits that are no longer in force, and book the use."""

@@ -12,6 +12,7 @@ from cortex.gateway.keys.check import offered_key
 from cortex.gateway.keys.file import Keys
 from cortex.gateway.keys.ledger import Ledger, Use
 from cortex.gateway.keys.secret import digest_of, handle_of
+from cortex.serving.head import Head
 
 ANONYMOUS = Caller("anonymous", "admin")
 
@@ -38,6 +39,17 @@ class Guard:
         if caller.expires_at <= now:
             raise AuthenticationFailed(f"the key {caller.name!r} has expired")
         return caller
+
+    def enter_again(self, head: Head, now: float) -> Caller:
+        """Return who sends *head*. One that has come before is known, until the keys change or its own expires.
+
+        Raises AuthenticationFailed.
+        """
+        callers = self._callers
+        if head.memo is None or head.memo[0] is not callers:
+            head.memo = callers, self.enter(head.headers, now)
+        caller: Caller = head.memo[1]
+        return caller if caller.expires_at > now else self.enter(head.headers, now)
 
     async def reload(self, keys: Keys | None, now: float) -> None:
         """Put *keys* in force, None for no keys at all. What a key has used stays used. Raises StoreError.

@@ -1,45 +1,42 @@
-"""Where a caller's limits stand, as headers: OpenAI's names and durations, Anthropic's names and times."""
+"""Where a caller's limits stand, as lines of a head: OpenAI's names and durations, Anthropic's names and times."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from math import ceil
 
 from cortex.gateway.keys.caller import Standing
 from cortex.gateway.keys.rates import Quota
 
-Headers = list[tuple[bytes, bytes]]
+_OPENAI = b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n"
+_ANTHROPIC = (
+    b"anthropic-ratelimit-%b-limit: %d\r\nanthropic-ratelimit-%b-remaining: %d\r\nanthropic-ratelimit-%b-reset: %b\r\n"
+)
 
 
-def openai_headers(standing: Standing, now: float) -> Headers:
-    """Return `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`; a reset is a duration such as `6m0s`.
+def openai_lines(standing: Standing, now: float) -> bytes:
+    """Return the lines `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`; a reset is a duration such as `6m0s`.
 
     Source: the OpenAI API reference, "Rate limits in headers".
     """
-    headers: Headers = []
+    lines = b""
     for kind, quota in _quotas(standing):
-        headers += [
-            (b"x-ratelimit-limit-" + kind, b"%d" % quota.limit),
-            (b"x-ratelimit-remaining-" + kind, b"%d" % quota.remaining),
-            (b"x-ratelimit-reset-" + kind, duration(quota.reset_at - now).encode()),
-        ]
-    return headers
+        reset = duration(quota.reset_at - now).encode()
+        lines += _OPENAI % (kind, quota.limit, kind, quota.remaining, kind, reset)
+    return lines
 
 
-def anthropic_headers(standing: Standing) -> Headers:
-    """Return `anthropic-ratelimit-{requests,tokens}-{limit,remaining,reset}`; a reset is a time of RFC 3339.
+def anthropic_lines(standing: Standing) -> bytes:
+    """Return the lines `anthropic-ratelimit-{requests,tokens}-{limit,remaining,reset}`; a reset is a time of RFC 3339.
 
     Source: the Anthropic API reference, "Rate limits: response headers".
     """
-    headers: Headers = []
+    lines = b""
     for kind, quota in _quotas(standing):
-        reset = datetime.fromtimestamp(ceil(quota.reset_at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        headers += [
-            (b"anthropic-ratelimit-" + kind + b"-limit", b"%d" % quota.limit),
-            (b"anthropic-ratelimit-" + kind + b"-remaining", b"%d" % quota.remaining),
-            (b"anthropic-ratelimit-" + kind + b"-reset", reset.encode()),
-        ]
-    return headers
+        reset = datetime.fromtimestamp(ceil(quota.reset_at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+        lines += _ANTHROPIC % (kind, quota.limit, kind, quota.remaining, kind, reset)
+    return lines
 
 
 def duration(seconds: float) -> str:
@@ -51,6 +48,8 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{left}s" if minutes else f"{left}s"
 
 
-def _quotas(standing: Standing) -> list[tuple[bytes, Quota]]:
-    pairs = ((b"requests", standing.requests), (b"tokens", standing.tokens))
-    return [(kind, quota) for kind, quota in pairs if quota is not None]
+def _quotas(standing: Standing) -> Iterator[tuple[bytes, Quota]]:
+    if standing.requests is not None:
+        yield b"requests", standing.requests
+    if standing.tokens is not None:
+        yield b"tokens", standing.tokens

@@ -8,13 +8,12 @@ backwards; where it does, use is booked on the newest grain.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 UNDER_WAY_RETRY_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(NamedTuple):
     """Where a limit stands: how much there is, how much is left, and when all of it is back."""
 
     limit: int
