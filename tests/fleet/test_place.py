@@ -12,7 +12,8 @@ from cortex.fleet.devices import Room
 from cortex.fleet.evict import residents
 from cortex.fleet.fit import FLOOR_BYTES
 from cortex.fleet.place import NODES_TOLD, Candidate, Placement, consider, explain, no_place, place, why_not
-from cortex.fleet.plan import Plan
+from cortex.fleet.plan import Ask, Plan
+from cortex.fleet.screen import NAME_AT, Screen
 from cortex.fleet.situation import UNKNOWN, Commitment, Need, Policy, Situation
 from cortex.fleet.view import FleetView, NodeView, ReplicaView
 
@@ -464,15 +465,6 @@ def test_without_a_plan_the_error_says_whether_to_come_back(
     assert (told.retry_after_seconds is not None) == (error is not NoFeasibleNode)
 
 
-def test_a_request_that_every_node_failed_hears_so() -> None:
-    moment = situation(node("a", 20), node("b", healthy=False))
-
-    told = no_place(NEW, moment, place(NEW, moment, avoid={"a"}))
-
-    assert isinstance(told, NoHealthyNode)
-    assert "every node that could serve new failed this request just now" in str(told)
-
-
 def test_an_error_names_a_few_nodes_of_many() -> None:
     moment = situation(*(node(f"n{at:02}", 1) for at in range(NODES_TOLD + 5)))
 
@@ -480,6 +472,27 @@ def test_an_error_names_a_few_nodes_of_many() -> None:
 
     assert said.count("other programs") == NODES_TOLD
     assert said.endswith("; and 5 more")
+
+
+def test_of_many_nodes_that_could_never_serve_a_few_are_told_and_the_others_counted() -> None:
+    small, full = [node(f"s{at:02}", 1, total=4) for at in range(20)], holding("z", 0, replica("z", "old", 20))
+    moment = situation(*small, full, catalogue={"old": ModelSpec(id="old", pinned=True)})
+
+    placement = place(NEW, moment)
+
+    assert (len(placement.held), len(placement.rejected), placement.untold) == (0, NODES_TOLD, 13)
+    assert sum(candidate.verdict == "never" for candidate in explain(NEW, moment)) == 21
+    assert str(no_place(NEW, moment, placement)).endswith("; and 13 more")
+
+
+def test_one_node_that_may_serve_later_is_told_before_many_that_never_will() -> None:
+    small, busy = [node(f"s{at:02}", 1, total=4) for at in range(20)], holding("z", 0, replica("z", "old", 20))
+    moment = situation(*small, busy, flights={("z", "old"): 1})
+
+    placement = place(NEW, moment)
+
+    assert [name for name, _ in placement.held] == ["z"]
+    assert "fits nowhere now: z: " in str(no_place(NEW, moment, placement))
 
 
 MODELS = ["m0", "m1", "m2", "m3", "m4", "m5"]
@@ -597,7 +610,24 @@ def test_the_first_of_all_explained_is_what_is_planned(
     if placement.plan is None:
         assert sorted(placement.held) == sorted((c.node, c.reason) for c in told if c.verdict == "wait")
         assert sorted(placement.rejected) == sorted((c.node, c.reason) for c in told if c.verdict == "never")
+        assert placement.untold == 0
         assert no_place(spec, moment, placement).status == 503
+
+
+@settings(deadline=None, max_examples=200)
+@given(SPECS, moments(), WAYS)
+def test_what_is_said_of_nodes_at_a_glance_holds_when_they_are_looked_at_whole(
+    spec: ModelSpec, moment: Situation, ways: dict[str, Any]
+) -> None:
+    avoid, how = ways.get("avoid", frozenset()), {key: value for key, value in ways.items() if key != "avoid"}
+    told = {candidate.node: candidate for candidate in explain(spec, moment, **ways)}
+    sifted = Screen.of(Ask(spec, moment, **how), avoid).sift(moment.view.nodes)
+    bounds = {bound[NAME_AT]: bound for bound in (*sifted.free, *sifted.full)}
+
+    assert sorted((*bounds, *sifted.later, *sifted.never)) == sorted(told)
+    assert all(told[name].plan is None for name in sifted.later)
+    assert all(told[name].verdict == "never" for name in sifted.never)
+    assert all(plan is None or bounds[name] <= plan.sort_key for name in bounds for plan in (told[name].plan,))
 
 
 @settings(deadline=None, max_examples=60)

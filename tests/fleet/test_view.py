@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cortex.fleet.devices import Room
 from cortex.fleet.view import FleetView, NodeView, ReplicaView
+from cortex.wire.node_api import ReplicaState
 
 
 def replica(model: str, node: str = "a", **changed: Any) -> ReplicaView:
@@ -63,16 +64,35 @@ def test_the_devices_of_a_node_are_summed_up_by_kind_the_largest_first() -> None
         Room(1, "cuda", "x", 7, total_bytes=7),
         Room(2, "cpu", "c", 1, total_bytes=9),
     )
-    there = node("a", rooms=rooms)
+    able = {"llamacpp": ("cuda", "cpu"), "other": ("cpu",), "no": ("rocm",)}
+    there = node("a", rooms=rooms, engines=tuple(able), engine_devices=able)
 
-    assert there.free_by_kind == {"cuda": (7, 5), "cpu": (1,)}
-    assert there.totals_by_kind == {"cuda": (8, 7), "cpu": (9,)}
+    assert there.standing.offers == {
+        "llamacpp": (("cuda",), (7, 5), (8, 7)),
+        "other": (("cpu",), (1,), (9,)),
+        "no": ((), (), ()),
+    }
+
+
+@pytest.mark.parametrize("away", [{"healthy": False}, {"drained": True}, {"leaving": True}])
+def test_a_node_that_takes_no_new_work_offers_nothing(away: dict[str, Any]) -> None:
+    there = node("a", rooms=(Room(0, "cuda", "x", 5),), engines=("llamacpp",), **away)
+
+    assert there.standing.offers == {}
 
 
 def test_the_oldest_use_is_that_of_the_replica_idle_for_longest() -> None:
     there = node("a", replicas=(replica("m", last_used=9.0), replica("n", last_used=4.0)))
 
-    assert (there.oldest_use, node("b").oldest_use) == (4.0, float("inf"))
+    assert (there.standing.oldest_use, node("b").standing.oldest_use) == (4.0, float("inf"))
+    assert there.standing.spots == {("a", "m"), ("a", "n")}
+
+
+@pytest.mark.parametrize(
+    ("state", "moves"), [("ready", False), ("failed", False), ("loading", True), ("draining", True)]
+)
+def test_a_node_is_moving_while_a_replica_comes_or_goes(state: ReplicaState, moves: bool) -> None:
+    assert node("a", replicas=(replica("m", state=state),)).standing.is_moving is moves
 
 
 nodes = st.builds(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from cortex.core.model_spec import ModelSpec
 from cortex.fleet.devices import choose_devices
 from cortex.fleet.fit import DeviceSets, device_sets
 from cortex.fleet.plan import COMING_BACK, NOT_FREE, ORDER, Ask, Ledger, Plan, Verdict, blind_plan, ledger_of, plan_on
-from cortex.fleet.screen import NAME_AT, Screen
+from cortex.fleet.screen import NAME_AT, Key, Screen, Sifted
 from cortex.fleet.situation import Situation
 from cortex.fleet.view import NodeView
 
@@ -48,12 +48,14 @@ class Candidate:
 class Placement:
     """The best plan. Without one, the nodes that could serve later and those that could not, with their reasons.
 
-    Eight that could serve later are enough: then no more are looked at.
+    Eight that could serve later are enough: then no more are looked at. Nodes that could not are told with eight of
+    their reasons. `untold` counts the others; `explain` has the reasons of all.
     """
 
     plan: Plan | None
     held: tuple[tuple[str, str], ...] = ()
     rejected: tuple[tuple[str, str], ...] = ()
+    untold: int = 0
 
 
 def place(
@@ -73,56 +75,61 @@ def place(
     """
     ask = Ask(spec, situation, may_evict, may_drain, victims_idle_for, unasked)
     screen = Screen.of(ask, avoid)
-    plan, full = _best_plan(screen)
-    if plan is not None:
-        return Placement(plan)
-    held: list[tuple[str, str]] = []
-    rejected: list[tuple[str, str]] = []
-    for node in sorted(situation.view.nodes, key=lambda node: node.name not in full):
-        verdict, reason = _verdict(screen, node, node.name in full)
-        (held if verdict == "wait" else rejected).append((node.name, reason))
-        if len(held) >= NODES_TOLD:
-            break
-    return Placement(None, tuple(held), tuple(rejected))
+    sifted = screen.sift(situation.view.by_name.values())
+    plan = _best_plan(screen, sifted)
+    return Placement(plan) if plan is not None else _without_plan(screen, sifted)
 
 
-def _best_plan(screen: Screen) -> tuple[Plan | None, Set[str]]:
-    """Return the best plan, if any, and the nodes on which nothing but what is there stands in the way."""
-    view = screen.ask.situation.view
-    bounds: list[tuple[Any, ...]] = [bound for node in view.nodes if (bound := screen.bound(node)) is not None]
-    likely = [bound for bound in bounds if bound[0] != ORDER["evict"]]
-    unopened = [bound for bound in bounds if bound[0] == ORDER["evict"]]
-    heapq.heapify(likely)
+def _best_plan(screen: Screen, sifted: Sifted) -> Plan | None:
+    """Return the best plan, if any."""
+    view, plans, opened = screen.ask.situation.view, dict[str, Plan](), 0
+    ordered: list[tuple[Any, ...]] = [*sifted.free]
+    unopened = [*sifted.full]
+    heapq.heapify(ordered)
     heapq.heapify(unopened)
-    plans: dict[str, Plan] = {}
-    full: set[str] = set()
-    opened = 0
-    while likely or unopened:
-        if unopened and (not likely or (opened < EXAMINED and unopened[0] < likely[0])):
-            name = heapq.heappop(unopened)[NAME_AT]
-            full.add(name)
-            closer = None if screen.is_all_busy(view.node(name)) else screen.closer(view.node(name))
+    while ordered or unopened:
+        if unopened and (not ordered or (opened < EXAMINED and unopened[0] < ordered[0])):
+            closer = screen.closer(view.node(heapq.heappop(unopened)[NAME_AT]))
             if closer is not None:
-                heapq.heappush(likely, closer)
+                heapq.heappush(ordered, closer)
                 opened += 1
             continue
-        name = heapq.heappop(likely)[NAME_AT]
+        name = heapq.heappop(ordered)[NAME_AT]
         if name in plans:
-            return plans[name], full
+            return plans[name]
         plan = _find(screen.ask, view.node(name), screen.avoid).plan
         if plan is not None:
             plans[name] = plan
-            heapq.heappush(likely, plan.sort_key)
-    return None, full
+            heapq.heappush(ordered, plan.sort_key)
+    return None
 
 
-def _verdict(screen: Screen, node: NodeView, is_full: bool) -> tuple[Verdict, str]:
+def _without_plan(screen: Screen, sifted: Sifted) -> Placement:
+    """Return where the model could go later, and where not: of the nodes that could never have it, a few."""
+    view = screen.ask.situation.view
+    held: list[tuple[str, str]] = []
+    rejected: list[tuple[str, str]] = []
+    for name in (*_names(sifted.full), *sifted.later, *_names(sifted.free)):
+        verdict, reason = _verdict(screen, view.node(name))
+        (held if verdict == "wait" else rejected).append((name, reason))
+        if len(held) >= NODES_TOLD:
+            break
+    told = sifted.never[: max(0, NODES_TOLD - len(held) - len(rejected))]
+    rejected += [(name, _verdict(screen, view.node(name))[1]) for name in told]
+    return Placement(None, tuple(held), tuple(rejected), len(view.by_name) - len(held) - len(rejected))
+
+
+def _names(bounds: Sequence[Key]) -> list[str]:
+    return [bound[NAME_AT] for bound in bounds]
+
+
+def _verdict(screen: Screen, node: NodeView) -> tuple[Verdict, str]:
     """Return what `_find` says of a node without a plan, at a glance where that is enough."""
-    reason = screen.why_not(node) if is_full else None
-    if reason is None:
-        found = _find(screen.ask, node, screen.avoid)
-        return found.verdict, found.reason
-    return _waits(reason), reason
+    found = _find_outside(screen.ask, node, screen.avoid)
+    if found is None and (reason := screen.why_not(node)) is not None:
+        return _waits(reason), reason
+    found = found or _find(screen.ask, node, screen.avoid)
+    return found.verdict, found.reason
 
 
 def _waits(reason: str) -> Verdict:
@@ -168,12 +175,9 @@ class _Finding(NamedTuple):
 
 
 def _find(ask: Ask, node: NodeView, avoid: Set[str]) -> _Finding:
-    reason = _refusal(ask.spec, node) or (AVOIDED if node.name in avoid else None)
-    if reason is not None:
-        return _Finding("never", reason)
-    present = _presence(ask, node)
-    if present is not None:
-        return present
+    found = _find_outside(ask, node, avoid)
+    if found is not None:
+        return found
     need = ask.situation.need(ask.spec.id, node.name)
     try:
         sets = device_sets(ask.spec, node, need)
@@ -184,6 +188,12 @@ def _find(ask: Ask, node: NodeView, avoid: Set[str]) -> _Finding:
     if isinstance(plan, Plan):
         return _Finding(plan.verdict, plan.reason, plan, sets, ledger)
     return _Finding(_waits(plan), plan, None, sets, ledger)
+
+
+def _find_outside(ask: Ask, node: NodeView, avoid: Set[str]) -> _Finding | None:
+    """Return what is found without a look at the memory; None if it is the memory that decides."""
+    reason = _refusal(ask.spec, node) or (AVOIDED if node.name in avoid else None)
+    return _presence(ask, node) if reason is None else _Finding("never", reason)
 
 
 def _presence(ask: Ask, node: NodeView) -> _Finding | None:
@@ -275,26 +285,29 @@ def no_place(spec: ModelSpec, situation: Situation, placement: Placement) -> Cor
     if not view.nodes:
         return NoHealthyNode("no node is configured: add [[neurons]] to the gateway's configuration")
     if not any(node.healthy for node in view.nodes):
-        return NoHealthyNode(f"no node answers: {_list(placement.rejected)}")
-    could = [node for node in view.nodes if why_not(spec, node) is None]
-    avoided = {name for name, reason in placement.rejected if reason == AVOIDED}
-    if could and avoided.issuperset(node.name for node in could):
-        return NoHealthyNode(f"every node that could serve {spec.id} failed this request just now")
-    if placement.held or any(_could_hold(spec, node, situation) for node in could):
-        return InsufficientMemory(f"{spec.id} fits nowhere now: {_list((*placement.held, *placement.rejected))}")
-    allowed = [node for node in view.nodes if node.name in spec.allowed_nodes or not spec.allowed_nodes]
+        return NoHealthyNode(f"no node answers: {_reasons(placement)}")
+    screen = Screen.of(Ask(spec, situation), frozenset())
+    able = (node for node in view.by_name.values() if screen.could_hold(node))
+    if placement.held or any(_could_hold(spec, node, situation) for node in able):
+        return InsufficientMemory(f"{spec.id} fits nowhere now: {_reasons(placement)}")
+    only = spec.allowed_nodes
+    allowed = [node for node in view.nodes if not only or node.name in only]
     down = [node.name for node in allowed if not node.healthy]
     if down:
-        names = ", ".join(down)
-        return NoHealthyNode(f"{spec.id} could run on {names}, which does not answer: {_list(placement.rejected)}")
+        return NoHealthyNode(
+            f"{spec.id} could run on {_told(', ', down)}, which does not answer: {_reasons(placement)}"
+        )
     away = [node.name for node in allowed if node.drained or node.leaving]
     if away:
-        names = ", ".join(away)
-        return NoHealthyNode(f"{spec.id} could run on {names}, which takes no work: {_list(placement.rejected)}")
-    return NoFeasibleNode(f"no node can serve {spec.id}: {_list(placement.rejected)}")
+        where = _told(", ", away)
+        return NoHealthyNode(f"{spec.id} could run on {where}, which takes no work: {_reasons(placement)}")
+    return NoFeasibleNode(f"no node can serve {spec.id}: {_reasons(placement)}")
 
 
 def _could_hold(spec: ModelSpec, node: NodeView, situation: Situation) -> bool:
+    """Whether *node* would have *spec* if nothing else were there."""
+    if _refusal(spec, node) is not None:
+        return False
     try:
         device_sets(spec, node, situation.need(spec.id, node.name))
     except NoFeasibleNode:
@@ -302,9 +315,15 @@ def _could_hold(spec: ModelSpec, node: NodeView, situation: Situation) -> bool:
     return True
 
 
-def _list(reasons: tuple[tuple[str, str], ...]) -> str:
-    told = "; ".join(f"{node}: {reason}" for node, reason in reasons[:NODES_TOLD])
-    return f"{told}; and {len(reasons) - NODES_TOLD} more" if len(reasons) > NODES_TOLD else told
+def _reasons(placement: Placement) -> str:
+    reasons = [f"{node}: {reason}" for node, reason in (*placement.held, *placement.rejected)]
+    return _told("; ", reasons, placement.untold)
+
+
+def _told(between: str, said: Sequence[str], untold: int = 0) -> str:
+    """Join the first few of what is *said*, and count the others."""
+    more = len(said[NODES_TOLD:]) + untold
+    return f"{between.join(said[:NODES_TOLD])}{f'{between}and {more} more' if more else ''}"
 
 
 def _mib(bytes_: int) -> int:

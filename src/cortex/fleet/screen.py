@@ -5,35 +5,48 @@ A bound may promise too much, never too little: no plan on the node comes before
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import repeat
 from math import inf
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 from cortex.core.model_spec import DEFAULT_PRIORITY
 from cortex.fleet.evict import IDLE_SCALE_SECONDS, SPARE_FACTOR
 from cortex.fleet.fit import FLOOR_BYTES
 from cortex.fleet.plan import ORDER, Ask, why_no_plan
 from cortex.fleet.situation import Need
-from cortex.fleet.view import NodeView
+from cortex.fleet.view import NodeView, Offer, Spot, Standing
 
 Key = tuple[int, bool, float, float, float, str]
 """What a plan's sort key begins with."""
-NAME_AT = 5
+NAME_AT: Final = 5
+FREE, EVICT, DRAIN = ORDER["free"], ORDER["evict"], ORDER["drain"]
 # More bytes than any node has: of nodes that promise the same, those whose replicas idle longest are looked at first.
 _FAR = 1e15
+
+
+class Sifted(NamedTuple):
+    """Nodes by what they could offer at best, in the order of the view.
+
+    `free` have room, and `full` could make it: both are bounds, keys that no plan on the node comes before. What is
+    `later` has certainly no plan now, and what is `never` certainly none later either.
+    """
+
+    free: list[Key]
+    full: list[Key]
+    later: list[str]
+    never: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
     """What is the same for every node of a decision.
 
-    `ranks` has the classes of the catalogue's models, with infinity for those that may not go for this one; `rank` is
-    that of all others, and `one_rank` that of all if they are of one class. `load_seconds` is what a load takes where
-    none was measured. `busy` counts the replicas with work on each node.
+    `ranks` has the classes of the catalogue's models as far as they matter to the strategy, with infinity for those
+    that may not go for this one; `rank` is that of all others. `classes` are the finite ones with their models, the
+    lowest first; `one_rank` is that of all if there is but one. `load_seconds` is what a load takes where none was
+    measured. `flights` are the spots where this gateway has work under way.
     """
 
     ask: Ask
@@ -42,55 +55,104 @@ class Screen:
     allowed: Set[str]
     ranks: Mapping[str, float]
     rank: float
+    classes: tuple[tuple[float, frozenset[str]], ...]
     one_rank: float | None
     wanted: int | Literal["auto"]
+    floor_bytes: int
     load_seconds: float
-    busy: Mapping[str, int]
+    is_lru: bool
+    flights: Set[Spot]
 
     @classmethod
     def of(cls, ask: Ask, avoid: Set[str]) -> Screen:
         """Return the screen for *ask*."""
-        moment, rank = ask.situation, ask.rank
-        ranks = {m: inf if s.pinned or s.priority > rank else s.priority for m, s in moment.catalogue.items()}
-        load_seconds = moment.mean_load_seconds.get(ask.spec.id, moment.policy.reload_guess)
-        default = DEFAULT_PRIORITY if rank >= DEFAULT_PRIORITY else inf
-        ranks_there = {default, *ranks.values()}
-        one_rank = default if len(ranks_there) == 1 else None
-        engine, allowed, wanted = ask.spec.engine_name, ask.spec.allowed_nodes, ask.spec.wanted_devices
-        busy = Counter(node for node, _ in (*moment.flights, *(s for s in moment.foreign if s not in moment.flights)))
-        return cls(ask, avoid, engine, allowed, ranks, default, one_rank, wanted, load_seconds, busy)
+        moment, spec, is_lru = ask.situation, ask.spec, ask.situation.policy.strategy == "lru"
 
-    def bound(self, node: NodeView) -> Key | None:
-        """Return a key that no plan on *node* comes before; None if there is certainly no plan."""
-        model, moment = self.ask.spec.id, self.ask.situation
-        if not node.healthy or node.drained or node.leaving or node.name in self.avoid:
-            return None
-        if self.engine not in node.engines or (self.allowed and node.name not in self.allowed):
-            return None
-        if (replica := node.models.get(model)) is not None and replica.state not in ("failed", "unloaded"):
-            return None
-        if moment.commitments and any(claim.model == model for claim in moment.commitments.get(node.name, ())):
-            return None
-        bytes_each = moment.need(model, node.name).bytes_each
-        left = self._left(node, bytes_each)
-        if left is None:
-            return None
-        if not bytes_each:
-            return ORDER["free"], True, 0.0, 0.0, -left, node.name
-        cost = moment.load_seconds.get((node.name, model), self.load_seconds)
-        if left >= 0:
-            return ORDER["free"], False, 0.0, cost, -left, node.name
-        tier = self._least_tier(node)
-        return None if tier == inf else (ORDER["evict"], False, tier, cost, node.oldest_use - _FAR, node.name)
+        def rank_for(priority: int, is_pinned: bool) -> float:
+            return inf if is_pinned or priority > ask.rank else 0.0 if is_lru else priority
 
-    def _left(self, node: NodeView, bytes_each: tuple[int, ...]) -> float | None:
+        default = rank_for(DEFAULT_PRIORITY, False)
+        ranks = {model: rank_for(spec.priority, spec.pinned) for model, spec in moment.catalogue.items()}
+        present = {default, *ranks.values()}
+        classes = [(rank, frozenset(m for m, r in ranks.items() if r == rank)) for rank in sorted(present - {inf})]
+        return cls(
+            ask,
+            avoid,
+            spec.engine_name,
+            spec.allowed_nodes,
+            ranks,
+            default,
+            tuple(classes),
+            default if len(present) == 1 else None,
+            spec.wanted_devices,
+            spec.device_floor_bytes,
+            moment.mean_load_seconds.get(spec.id, moment.policy.reload_guess),
+            is_lru,
+            moment.flights.keys(),
+        )
+
+    def sift(self, nodes: Iterable[NodeView]) -> Sifted:
+        """Return *nodes* by what they could offer at best."""
+        sifted = free, full, later, never = Sifted([], [], [], [])
+        moment, model, usual, settled = self.ask.situation, self.ask.spec.id, self.load_seconds, not self.ask.may_drain
+        need, took, claimed, may_evict = moment.need, moment.load_seconds, moment.commitments, self.ask.may_evict
+        for standing in [node.standing for node in nodes]:
+            name, models, offers, _, _, spots = standing
+            offer = offers.get(self.engine)
+            if offer is None or name in self.avoid or (self.allowed and name not in self.allowed):
+                never.append(name)
+                continue
+            if (model in models or name in claimed) and self._is_taken(standing):
+                later.append(name)
+                continue
+            bytes_each = need(model, name).bytes_each
+            left = self._left(offer, bytes_each)
+            if left is None:
+                never.append(name)
+            elif not bytes_each:
+                free.append((FREE, True, 0.0, 0.0, -left, name))
+            elif left >= 0:
+                free.append((FREE, False, 0.0, took.get((name, model), usual), -left, name))
+            elif (lowest := self._lowest_class(models)) == inf:
+                (later if self._may_move(standing) else never).append(name)
+            elif not may_evict or (settled and self.flights >= spots):
+                later.append(name)
+            else:
+                full.append(self._bound(standing, lowest))
+        return sifted
+
+    def _is_taken(self, standing: Standing) -> bool:
+        """Whether the node has the model, or is to have it."""
+        model, replica = self.ask.spec.id, standing.models.get(self.ask.spec.id)
+        if replica is not None and replica.state not in ("failed", "unloaded"):
+            return True
+        return any(claim.model == model for claim in self.ask.situation.commitments.get(standing.name, ()))
+
+    def _may_move(self, standing: Standing) -> bool:
+        """Whether something on the node comes or goes, so that its figures need not add up yet."""
+        moment = self.ask.situation
+        is_planned = standing.name in moment.commitments
+        return standing.is_moving or is_planned or not moment.leaving.isdisjoint(standing.spots)
+
+    def _bound(self, standing: Standing, lowest: float) -> Key:
+        """Return the bound of a node that must lose something before the model fits, the *lowest* class first."""
+        moment, name, oldest_use = self.ask.situation, standing.name, standing.oldest_use
+        tier = min(0.0, oldest_use - moment.now) if self.is_lru else lowest
+        cost = moment.load_seconds.get((name, self.ask.spec.id), self.load_seconds)
+        return EVICT, False, tier, cost, oldest_use - _FAR, name
+
+    def could_hold(self, node: NodeView) -> bool:
+        """Whether *node* might be large enough if nothing else were there; False is certain."""
+        offer = node.standing.offers.get(self.engine)
+        need = self.ask.situation.need(self.ask.spec.id, node.name)
+        return offer is not None and self._left(offer, need.bytes_each) is not None
+
+    def _left(self, offer: Offer, bytes_each: tuple[int, ...]) -> float | None:
         """Return how many bytes can stay free at most: negative if it does not fit now, None if it never does."""
-        kinds, free, totals = node.offer(self.engine)
+        kinds, free, totals = offer
         if len(kinds) != 1:
             return inf if kinds else None
-        if not totals[-1]:
-            return inf
-        shares = _largest_shares(bytes_each, totals, self.wanted)
+        shares = _largest_shares(bytes_each, totals, self.wanted, self.floor_bytes)
         if shares is None:
             return None
         if len(shares) == 1:
@@ -98,20 +160,16 @@ class Screen:
         left = [bytes_ - share for bytes_, share in zip(free, shares, strict=False)]
         return sum(left) if not bytes_each or min(left) >= 0 else -1
 
-    def _least_tier(self, node: NodeView) -> float:
-        """Return the lowest tier that a victim on *node* can have; infinite if there is none."""
-        moment = self.ask.situation
-        if not self.ask.may_evict or not node.replicas:
-            return inf
-        if moment.policy.strategy == "lru":
-            return -max(0.0, moment.now - node.oldest_use)
+    def _lowest_class(self, models: Mapping[str, object]) -> float:
+        """Return the lowest class of those of *models* that may ever go; infinite if there is none."""
         if self.one_rank is not None:
-            return self.one_rank
-        return min(map(self.ranks.get, node.models, repeat(self.rank)))
-
-    def is_all_busy(self, node: NodeView) -> bool:
-        """Whether every replica on *node* has work, and none may be drained."""
-        return not self.ask.may_drain and self.busy.get(node.name, 0) >= len(node.replicas)
+            return self.one_rank if models else inf
+        for rank, members in self.classes:
+            if rank > self.rank and not models.keys() <= self.ranks.keys():
+                return self.rank
+            if not members.isdisjoint(models):
+                return rank
+        return inf if models.keys() <= self.ranks.keys() else self.rank
 
     def closer(self, node: NodeView) -> Key | None:
         """Return the bound of a full node with its replicas looked at; None if all that may go are not enough."""
@@ -125,11 +183,11 @@ class Screen:
             _add(room, held)
             if _hold(room, shares):
                 if is_busy:
-                    return ORDER["drain"], False, -inf, cost, -inf, node.name
+                    return DRAIN, False, -inf, cost, -inf, node.name
                 if moment.policy.strategy == "priority":
                     among = [opening for opening in opened if opening[:2] <= (False, tier)]
                     cost += _least_price(bytes_, shares, among)
-                return ORDER["evict"], False, tier, cost, -inf, node.name
+                return EVICT, False, tier, cost, -inf, node.name
         return None
 
     def why_not(self, node: NodeView) -> str | None:
@@ -146,14 +204,14 @@ class Screen:
 
     def _shares(self, node: NodeView) -> tuple[int, ...] | None:
         """Return what the roomiest devices must have free, where all devices are of one kind and tell their totals."""
-        kinds, _, totals = node.offer(self.engine)
+        kinds, _, totals = node.standing.offers[self.engine]
         bytes_each = self.ask.situation.need(self.ask.spec.id, node.name).bytes_each
-        if len(kinds) != 1 or not bytes_each or not totals[-1]:
+        if len(kinds) != 1 or not bytes_each:
             return None
-        return _largest_shares(bytes_each, totals, self.wanted)
+        return _largest_shares(bytes_each, totals, self.wanted, self.floor_bytes)
 
     def _bytes(self, node: NodeView) -> dict[int, int]:
-        kinds = node.offer(self.engine).kinds
+        kinds = node.standing.offers[self.engine].kinds
         return {room.index: room.free_bytes for room in node.rooms if room.kind in kinds}
 
     def _openings(self, node: NodeView, bytes_: dict[int, int]) -> Iterator[_Opening]:
@@ -213,14 +271,15 @@ def _hold(bytes_: Mapping[int, int], shares: tuple[int, ...]) -> bool:
 
 @lru_cache(maxsize=4096)
 def _largest_shares(
-    bytes_each: tuple[int, ...], totals: tuple[int, ...], wanted: int | Literal["auto"]
+    bytes_each: tuple[int, ...], totals: tuple[int, ...], wanted: int | Literal["auto"], floor_bytes: int
 ) -> tuple[int, ...] | None:
     """Return the bytes that must be free on the roomiest devices, the most first; None if *totals* never hold them."""
-    need = Need(bytes_each)
-    counts = range(1, len(totals) + 1) if wanted == "auto" and bytes_each else (1 if wanted == "auto" else wanted,)
+    need, able = Need(bytes_each), [total for total in totals if total >= floor_bytes]
+    counts = range(1, len(able) + 1) if wanted == "auto" and bytes_each else (1 if wanted == "auto" else wanted,)
     for count in counts:
         shares = sorted(need.over(count) or (0,) * count, reverse=True)
         beside_floor = tuple(share + FLOOR_BYTES for share in shares)
-        if count <= len(totals) and all(t >= s for t, s in zip(totals, beside_floor, strict=False)):
+        is_held = not bytes_each or all(t >= s for t, s in zip(able, beside_floor, strict=False))
+        if count <= len(able) and is_held:
             return beside_floor
     return None

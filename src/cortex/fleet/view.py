@@ -6,6 +6,7 @@ from bisect import insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -64,6 +65,21 @@ class Offer(NamedTuple):
     total_bytes: tuple[int, ...]
 
 
+class Standing(NamedTuple):
+    """What decisions ask of every node, worked out once for each view of it: its name, its replicas by model, and:
+
+    `offers` are by engine, and empty if the node takes no new work. `oldest_use` is when the replica that has been
+    idle for longest was last used, infinite without replicas; `is_moving` is whether one loads or is on its way out.
+    """
+
+    name: str
+    models: Mapping[str, ReplicaView]
+    offers: Mapping[str, Offer]
+    oldest_use: float
+    is_moving: bool
+    spots: frozenset[Spot]
+
+
 @dataclass(frozen=True)
 class NodeView:
     """A node. `healthy` is False before its first answer and after too many misses in a row; `reason` says which.
@@ -98,39 +114,33 @@ class NodeView:
         return {replica.model: replica for replica in self.replicas}
 
     @cached_property
-    def oldest_use(self) -> float:
-        """When the replica that has been idle for longest was last used; infinite without replicas."""
-        return min((replica.last_used for replica in self.replicas), default=float("inf"))
+    def standing(self) -> Standing:
+        """What decisions ask of it again and again."""
+        return _standing(self)
 
-    def offer(self, engine: str) -> Offer:
-        """Return what its devices that *engine* would be put on have, found out once for each engine."""
-        known = self._offers.get(engine)
-        if known is None:
-            kinds = preferred_kinds(engine, self.engine_devices.get(engine, ()), tuple(self.free_by_kind))
-            kind = kinds[0] if len(kinds) == 1 else ""
-            known = Offer(kinds, self.free_by_kind.get(kind, ()), self.totals_by_kind.get(kind, ()))
-            self._offers[engine] = known
-        return known
 
-    @cached_property
-    def _offers(self) -> dict[str, Offer]:
-        return {}
+def _standing(node: NodeView) -> Standing:
+    name, replicas = node.name, node.replicas
+    used = min([replica.last_used for replica in replicas], default=inf)
+    is_moving = not _MOVING.isdisjoint([replica.state for replica in replicas])
+    offers = _offers(node) if node.usable and not node.leaving else {}
+    return Standing(name, node.models, offers, used, is_moving, frozenset([(name, model) for model in node.models]))
 
-    @cached_property
-    def free_by_kind(self) -> Mapping[str, tuple[int, ...]]:
-        """The free bytes of its devices by kind, the largest first."""
-        kinds: dict[str, list[int]] = {}
-        for room in self.rooms:
-            kinds.setdefault(room.kind, []).append(room.free_bytes)
-        return {kind: tuple(sorted(free, reverse=True)) for kind, free in kinds.items()}
 
-    @cached_property
-    def totals_by_kind(self) -> Mapping[str, tuple[int, ...]]:
-        """All bytes of its devices by kind, the largest first."""
-        kinds: dict[str, list[int]] = {}
-        for room in self.rooms:
-            kinds.setdefault(room.kind, []).append(room.total_bytes)
-        return {kind: tuple(sorted(total, reverse=True)) for kind, total in kinds.items()}
+_MOVING: frozenset[ReplicaState] = frozenset({"loading", "draining"})
+
+
+def _offers(node: NodeView) -> Mapping[str, Offer]:
+    rooms = node.rooms
+    present, offers = tuple({room.kind: None for room in rooms}), dict[tuple[str, ...], Offer]()
+    able = {engine: preferred_kinds(engine, node.engine_devices.get(engine, ()), present) for engine in node.engines}
+    for kinds in able.values():
+        if kinds not in offers:
+            own = [room for room in rooms if len(kinds) == 1 and room.kind == kinds[0]]
+            free = sorted([room.free_bytes for room in own], reverse=True)
+            totals = sorted([max(room.total_bytes, room.free_bytes) for room in own], reverse=True)
+            offers[kinds] = Offer(kinds, tuple(free), tuple(totals))
+    return {engine: offers[kinds] for engine, kinds in able.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +167,11 @@ class FleetView:
         return tuple(self.by_name.values())
 
     def with_node(self, node: NodeView) -> FleetView:
-        """Return this view with *node* in place of the one of its name, or added."""
+        """Return this view with *node* in place of the one of its name, or added.
+
+        What decisions ask of the node is worked out now, node by node, so that no decision has to for the whole fleet.
+        """
+        _ = node.standing
         return FleetView({**self.by_name, node.name: node}, self._reindexed(self.by_name.get(node.name), node))
 
     def without_node(self, name: str) -> FleetView:
