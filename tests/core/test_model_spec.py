@@ -151,3 +151,16 @@ def test_a_simulated_model_needs_no_files() -> None:
 def test_a_spec_of_the_wrong_shape_is_not_read(keys: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         spec(**keys)
+
+
+def test_options_name_further_files_once_each() -> None:
+    lora = ["/a.gguf", {"source": "hf:o/r:F16", "scale": 2}, "/a.gguf", 5]
+    subject = spec(options={"mmproj": "/p.gguf", "draft": "hf:o/d", "lora": lora})
+
+    assert subject.option_sources == ("/p.gguf", "hf:o/d", "/a.gguf", "hf:o/r:F16")
+    assert spec(options={"mmproj": False}).option_sources == ()
+
+
+def test_a_further_file_has_a_source_like_any_other() -> None:
+    with pytest.raises(ConfigError, match=r"here: source 'p\.gguf': expected hf:"):
+        check_spec(spec(options={"mmproj": "p.gguf"}), "here")

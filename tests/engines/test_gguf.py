@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from cortex.engines import gguf
 from cortex.engines.base import LoadError
+from cortex.engines.llamacpp_memory import Model, Shape, Weights, bytes_of
+from cortex.engines.llamacpp_options import Options
+from cortex.wire.engine_api import Device
 
+CPU = Device(0, "cpu", "cpu", 8 << 30)
 U32, I32, F32, BOOL, STRING, ARRAY, U64 = 4, 5, 6, 7, 8, 9, 10
 GGML_F32, GGML_Q4_0, GGML_UNHEARD_OF = 0, 2, 777
 
@@ -90,38 +94,49 @@ def test_the_demo_model_is_read(demo_gguf: Path) -> None:
     assert header.tensor_bytes < gguf.weights_bytes(demo_gguf) < header.tensor_bytes + (4 << 20)
 
 
+def test_what_each_layer_takes_is_known(tmp_path: Path) -> None:
+    names = (("token_embd.weight", 0), ("blk.0.attn_q.weight", 1024), ("blk.1.a", 2048), ("blk.1.b", 3072))
+    header = read(
+        tmp_path, gguf_bytes(tensors=tuple((name, (64, 4), GGML_F32, at) for name, at in names), data_bytes=4096)
+    )
+
+    assert header.layer_bytes == {0: 1024, 1: 2048}
+
+
+def test_a_tensor_with_a_name_too_long_to_be_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="name of 2000 bytes"):
+        read(tmp_path, gguf_bytes(tensors=(("n" * 2000, (64,), GGML_F32, 0),)))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "projector"),
+    [
+        ({"clip.has_vision_encoder": (BOOL, True), "clip.projector_type": (STRING, "gemma3")}, "gemma3"),
+        (
+            {"clip.has_vision_encoder": (BOOL, True), "clip.vision.projector_type": (STRING, "qwen3vl")},
+            "qwen3vl",
+        ),
+        ({"clip.has_vision_encoder": (BOOL, True)}, "mlp"),
+        ({"clip.has_audio_encoder": (BOOL, True), "clip.projector_type": (STRING, "ultravox")}, None),
+    ],
+)
+def test_a_projector_is_told_from_one_that_only_hears(
+    tmp_path: Path, metadata: dict[str, tuple[int, Any]], projector: str | None
+) -> None:
+    assert read(tmp_path, gguf_bytes({"general.architecture": (STRING, "clip"), **metadata})).projector == projector
+
+
 def test_kv_heads_may_differ_by_layer(tmp_path: Path) -> None:
-    """Layers without attention have none, and take no cache."""
     header = read(tmp_path, gguf_bytes({**LLAMA, "llama.attention.head_count_kv": (ARRAY, (I32, [4, 0]))}))
 
     assert header.head_counts_kv == (4, 0)
-    assert gguf.kv_bytes(header, context_tokens=100, slots=1) == 4 * (8 + 8) * 2 * 100
-
-
-def test_kv_cache_grows_with_context_slots_and_element_size(tmp_path: Path) -> None:
-    header = read(tmp_path, gguf_bytes())
-
-    one = gguf.kv_bytes(header, context_tokens=1000, slots=1)
-
-    assert one == 2 * 2 * 4 * 8 * 2 * 1000  # K and V, layers, KV heads, head size, f16, tokens
-    assert gguf.kv_bytes(header, context_tokens=1000, slots=3) == 3 * one
-    assert gguf.kv_bytes(header, context_tokens=1000, slots=1, type_bytes=1.0) == one // 2
 
 
 def test_explicit_head_sizes_win_over_the_quotient(tmp_path: Path) -> None:
     sizes = {"llama.attention.key_length": (U32, 128), "llama.attention.value_length": (U32, 64)}
     header = read(tmp_path, gguf_bytes({**LLAMA, **sizes}))
 
-    assert gguf.kv_bytes(header, context_tokens=1, slots=1) == 2 * 4 * (128 + 64) * 2
-
-
-def test_an_estimate_has_weights_cache_and_compute(tmp_path: Path) -> None:
-    header = read(tmp_path, gguf_bytes())
-
-    estimate = gguf.estimate_bytes(header, weights_bytes=10_000_000, context_total_tokens=4096)
-
-    assert estimate > 10_000_000 + gguf.kv_bytes(header, 4096, 1)
-    assert estimate < gguf.estimate_bytes(header, weights_bytes=10_000_000, context_total_tokens=8192)
+    assert (header.key_length, header.value_length) == (128, 64)
 
 
 @pytest.mark.parametrize(
@@ -135,13 +150,6 @@ def test_an_estimate_has_weights_cache_and_compute(tmp_path: Path) -> None:
 )
 def test_an_embedding_model_is_known(tmp_path: Path, metadata: dict[str, tuple[int, Any]], embeds: bool) -> None:
     assert read(tmp_path, gguf_bytes(metadata)).is_embedding_model is embeds
-
-
-def test_an_encoder_has_no_kv_cache(tmp_path: Path) -> None:
-    bert = {key.replace("llama", "bert"): entry for key, entry in LLAMA.items()}
-    header = read(tmp_path, gguf_bytes({**bert, "general.architecture": (STRING, "bert")}))
-
-    assert gguf.kv_bytes(header, context_tokens=512, slots=4) == 0
 
 
 def test_weights_are_summed_over_shards(tmp_path: Path) -> None:
@@ -247,23 +255,14 @@ def test_a_value_of_the_wrong_type_is_named(tmp_path: Path, entry: tuple[str, tu
     header = read(tmp_path, gguf_bytes({**LLAMA, entry[0]: entry[1]}))
 
     with pytest.raises(LoadError, match=entry[0]):
-        _ = (header.split_count, gguf.kv_bytes(header, 1, 1))
+        _ = (header.split_count, header.head_counts_kv)
 
 
 def test_a_scalar_for_a_milliard_layers_is_refused(tmp_path: Path) -> None:
     header = read(tmp_path, gguf_bytes({**LLAMA, "llama.block_count": (U32, 10**9)}))
 
     with pytest.raises(LoadError, match="1000000000 layers"):
-        gguf.kv_bytes(header, 1, 1)
-
-
-@pytest.mark.parametrize("key", ["llama.attention.key_length", "llama.embedding_length"])
-def test_figures_beyond_any_model_are_refused(tmp_path: Path, key: str) -> None:
-    """They would not fit into a message, let alone into a machine."""
-    header = read(tmp_path, gguf_bytes({**LLAMA, key: (U64, 2**63)}))
-
-    with pytest.raises(LoadError, match="TiB"):
-        gguf.estimate_bytes(header, 1000, 4096)
+        _ = header.head_counts_kv
 
 
 WHOLE = gguf_bytes(data_bytes=TENSOR_BYTES)
@@ -278,6 +277,6 @@ def test_any_damage_gives_a_header_or_a_load_error(tmp_path: Path, cut: int, fli
 
     try:
         header = read(tmp_path, bytes(damaged[:cut] if cut % 2 else damaged))
-        gguf.estimate_bytes(header, 1000, 4096)
+        bytes_of(Model(Weights(header, 1000)), Options(), Shape(1, 4096), (CPU,))
     except LoadError:
         pass

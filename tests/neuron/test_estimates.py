@@ -116,7 +116,7 @@ def test_whether_it_fits_is_always_told_of_now(tmp_path: Path, started: list[str
 
 def test_what_was_measured_needs_no_engine(tmp_path: Path, started: list[str]) -> None:
     async def scene(desk: Desk) -> None:
-        footprint = footprint_of(spec_of(), [Room(0, "simulated", "", 0)], "1")
+        footprint = footprint_of(spec_of(), [Room(0, "simulated", "", 0, total_bytes=4096 * MIB)], "1")
         desk.measured.note(footprint, [1234 * MIB])
         answer = await desk.ask([1])
 

@@ -466,7 +466,9 @@ def test_what_a_replica_took_is_what_the_next_load_is_fit_by(cache: Path) -> Non
         async with node() as it:
             replica = await it.load("measured", memory_mb=700)
             first = it.models.describe()[0]
-            footprint = footprint_of(replica.spec, [Room(0, "simulated", "", 0)], first.engine_version)
+            footprint = footprint_of(
+                replica.spec, [Room(0, "simulated", "", 0, total_bytes=TOTAL_MB << 20)], first.engine_version
+            )
             assert first.estimate_basis == "estimate"
             await it.models.unload("measured")
             assert Measured(cache / "measured.json").get(footprint) == (700 * MIB,)
@@ -514,7 +516,9 @@ def test_what_is_measured_is_on_disk_while_the_replica_lives(cache: Path) -> Non
     async def scene() -> None:
         async with node() as it:
             replica = await it.load("m", memory_mb=702)
-            footprint = footprint_of(replica.spec, [Room(0, "simulated", "", 0)], __version__)
+            footprint = footprint_of(
+                replica.spec, [Room(0, "simulated", "", 0, total_bytes=TOTAL_MB << 20)], __version__
+            )
             while Measured(cache / "measured.json").get(footprint) is None:
                 await anyio.sleep(0.01)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from cortex.core.model_spec import ModelSpec
 from cortex.fleet.devices import Room
 from cortex.neuron.measured import Measured
-from cortex.neuron.needs import Need, footprint_of, need_of, shared
+from cortex.neuron.needs import Need, engine_spec, footprint_of, need_of, shared
+from cortex.neuron.sources import ModelFiles
 
 MIB = 1 << 20
 ROOMS = (Room(3, "cuda", "A", 1), Room(1, "cuda", "B", 1))
@@ -69,3 +70,19 @@ def test_equal_parts_hold_the_whole_and_waste_less_than_a_byte_each(total: int, 
     assert list(parts) == devices
     assert len(set(parts.values())) == 1
     assert total <= sum(parts.values()) < total + len(devices)
+
+
+def test_a_measurement_on_a_larger_device_is_none(measured: Measured) -> None:
+    """There the engine may have made more slots, or split otherwise."""
+    large = [Room(room.index, room.kind, room.name, 1, total_bytes=24 << 30) for room in ROOMS]
+    measured.note(footprint_of(ModelSpec(id="m"), large, "1"), [30, 10])
+
+    assert need(ModelSpec(id="m"), measured, Engine({3: 7, 1: 7})) == Need({3: 7, 1: 7}, "estimate")
+
+
+def test_an_engine_is_told_of_the_files_beside_and_of_what_devices_hold() -> None:
+    files = ModelFiles(Path("/m.gguf"), 5, "here", {"mmproj": Path("/p.gguf")})
+    told = engine_spec(ModelSpec(id="m"), files, [Room(3, "cuda", "A", 1, total_bytes=2)])
+
+    assert (told.path, told.files) == ("/m.gguf", {"mmproj": "/p.gguf"})
+    assert (told.devices[0].memory_free_bytes, told.devices[0].memory_total_bytes) == (1, 2)

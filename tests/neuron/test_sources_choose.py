@@ -147,3 +147,25 @@ def test_what_is_no_whole_model_is_refused_with_the_reason(names: tuple[str, ...
 def test_a_quant_means_nothing_for_safetensors() -> None:
     with pytest.raises(SourceError, match=r"has no .gguf file to choose by quant = 'Q8_0'"):
         choose_files(("config.json", "model.safetensors"), "Q8_0", "repo")
+
+
+@pytest.mark.parametrize(
+    ("names", "projector"),
+    [
+        (("m.gguf",), None),
+        (("m.gguf", "mmproj-m-f16.gguf"), "mmproj-m-f16.gguf"),
+        (("m.gguf", "mmproj-F32.gguf", "mmproj-BF16.gguf", "mmproj-F16.gguf"), "mmproj-F16.gguf"),
+        (("m.gguf", "mmproj-F32.gguf", "mmproj-BF16.gguf"), "mmproj-BF16.gguf"),
+        (("m.gguf", "a-mmproj-f16.gguf", "b-mmproj-f16.gguf"), None),
+        (("Q8_0/m.gguf", "mmproj.gguf"), "mmproj.gguf"),
+        (("Q8_0/m.gguf", "Q8_0/mmproj.gguf", "mmproj.gguf"), "Q8_0/mmproj.gguf"),
+        (("m.gguf", "other/mmproj.gguf"), None),
+        (("m.gguf", "mmproj.txt"), None),
+    ],
+)
+def test_the_projector_beside_the_weights_comes_along(names: tuple[str, ...], projector: str | None) -> None:
+    """One is enough, of several layouts the smallest that loses nothing; which of two models' it is, is not guessed."""
+    choice = choose_files(names, None, "repo")
+
+    assert choice.projector == projector
+    assert (projector in choice.names) is (projector is not None)

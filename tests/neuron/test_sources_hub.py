@@ -342,3 +342,16 @@ def test_an_endpoint_that_is_no_hub_is_named_as_such(hub: Hub, tmp_path: Path) -
 )
 def test_the_hub_cache_is_where_the_user_has_it(env: dict[str, str], configured: Path | None, expected: str) -> None:
     assert choose_hub_cache(env, Path("/cache"), configured) == Path(expected)
+
+
+def test_the_projector_of_a_model_comes_with_it_and_stays_known(hub: Hub, tmp_path: Path) -> None:
+    gguf_repo(hub)
+    hub.files["mmproj-f16.gguf"] = b"GGUFP" + bytes(500)
+
+    first = fetch_now(hub, tmp_path)
+    again = fetch_now(hub, tmp_path, offline=True)
+
+    assert first.beside == {"mmproj": first.path.with_name("mmproj-f16.gguf")}
+    assert first.beside["mmproj"].read_bytes() == hub.files["mmproj-f16.gguf"]
+    assert again == first
+    assert first.size_bytes == len(Q4)

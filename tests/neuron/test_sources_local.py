@@ -79,3 +79,16 @@ def test_a_single_file_must_be_gguf(tmp_path: Path) -> None:
 
     with pytest.raises(SourceError, match="give the directory"):
         fetch_now(str(tmp_path / "model.safetensors"))
+
+
+def test_a_projector_beside_the_only_model_is_its_own(tmp_path: Path) -> None:
+    write(tmp_path, {"m-00001-of-00002.gguf": 3, "m-00002-of-00002.gguf": 4, "mmproj-m.gguf": 2})
+
+    assert fetch_now(str(tmp_path / "m-00001-of-00002.gguf")).beside == {"mmproj": tmp_path / "mmproj-m.gguf"}
+    assert fetch_now(str(tmp_path)).beside == {"mmproj": tmp_path / "mmproj-m.gguf"}
+
+
+def test_a_projector_among_several_models_is_nobodys(tmp_path: Path) -> None:
+    write(tmp_path, {"m.gguf": 3, "other.gguf": 4, "mmproj.gguf": 2})
+
+    assert fetch_now(str(tmp_path / "m.gguf")).beside == {}

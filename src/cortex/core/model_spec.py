@@ -63,6 +63,15 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         return self.source or f"hf:{self.id}"
 
     @property
+    def option_sources(self) -> tuple[str, ...]:
+        """The sources of further files that its options name: a vision projector, a draft model, LoRA adapters."""
+        lora = self.options.get("lora")
+        adapters = lora if isinstance(lora, list | tuple) else ()
+        named = [self.options.get("mmproj"), self.options.get("draft")]
+        named += [adapter.get("source") if isinstance(adapter, dict) else adapter for adapter in adapters]
+        return tuple(dict.fromkeys(source for source in named if isinstance(source, str)))
+
+    @property
     def wanted_devices(self) -> int | Literal["auto"]:
         """How many devices to load on."""
         return self.min_devices if self.devices == "auto" and self.min_devices is not None else self.devices
@@ -123,8 +132,9 @@ def check_spec(spec: ModelSpec, where: str) -> ModelSpec:
         if value is not None and value < 1:
             raise ConfigError(f"{where}: {key} = {value}: expected at least 1")
     if spec.engine_name != "simulated":
-        try:
-            parse_source(spec.source_name)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
+        for source in (spec.source_name, *spec.option_sources):
+            try:
+                parse_source(source)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from None
     return spec

@@ -1,4 +1,4 @@
-"""What a GGUF file says of itself, read without trusting it, and what the model will take in memory.
+"""What a GGUF file says of itself, read without trusting it.
 
 llama.cpp answers a bad file with an error that names no cause, and past parsers have believed its sizes. Here every
 count is bounded and every length is held against the file's size before anything is read.
@@ -20,32 +20,33 @@ from cortex.engines.base import LoadError
 
 MAX_KEYS = 100_000
 MAX_TENSORS = 100_000
+MAX_NAME_BYTES = 1024
 MAX_STRING_BYTES = 64 << 20
 """A string; and all the strings that are kept, together."""
 MAX_ELEMENTS = 2_000_000
 """Strings walked over and array elements kept, over all metadata; the largest vocabularies have under a million."""
-MAX_ESTIMATE_BYTES = 1 << 60
 MAX_KEPT_ELEMENTS = 1024
 """Longer arrays, and arrays of strings, are recorded by their length only."""
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
-# ggml type -> (elements a block, bytes a block)
-_BLOCKS = {
+BLOCKS = {
     **{0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34)},
     **{10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210)},
     **{16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110)},
     **{22: (256, 82), 23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8)},
     **{29: (256, 56), 30: (1, 2), 34: (256, 54), 35: (256, 66), 39: (32, 17)},
 }
+"""ggml type -> elements a block, bytes a block."""
+RANK_POOLING = 4
 # Encoders: llama.cpp gives them no KV cache, and they can do nothing but embed.
 _ENCODERS = frozenset(
     {"bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert"}
     | {"gemma-embedding", "t5encoder"}
 )
 _SHARD = re.compile(r"-(?P<at>\d{5})-of-(?P<count>\d{5})\.gguf$")
-_UBATCH_TOKENS = 512
+_LAYER = re.compile(rb"blk\.(\d{1,5})\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ Value = Scalar | tuple[int | float | bool, ...] | Skipped
 class GgufHeader:
     """The header of one GGUF file. Properties raise LoadError where the file has a value of the wrong type.
 
-    `spans` says where in the file each key of the metadata starts, and where its value ends.
+    `spans` says where in the file each key of the metadata starts, and where its value ends; `layer_bytes` has what
+    each layer's tensors take, by its number.
     """
 
     version: int
@@ -72,6 +74,7 @@ class GgufHeader:
     tensor_count: int
     tensor_bytes: int
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    layer_bytes: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def context_length(self) -> int | None:
@@ -87,6 +90,12 @@ class GgufHeader:
     def embedding_length(self) -> int:
         """The width of the residual stream; 0 where the file does not say."""
         return self._whole("embedding_length") or 0
+
+    @property
+    def feed_forward_length(self) -> int:
+        """The width of a layer's widest feed-forward step, of all the experts that a token sees; 0 if it is unsaid."""
+        dense = max(self._per_layer("feed_forward_length") or (0,))
+        return max(dense, (self._whole("expert_used_count") or 0) * (self._whole("expert_feed_forward_length") or 0))
 
     @property
     def head_count(self) -> int:
@@ -129,6 +138,11 @@ class GgufHeader:
         return self._whole("pooling_type")
 
     @property
+    def ranks(self) -> bool:
+        """Whether the model says how well a document answers a query."""
+        return self.pooling_type == RANK_POOLING
+
+    @property
     def is_encoder(self) -> bool:
         """Whether the architecture cannot generate text."""
         return self.architecture in _ENCODERS
@@ -137,6 +151,14 @@ class GgufHeader:
     def is_embedding_model(self) -> bool:
         """Whether the model was made to embed: an encoder, or one that says how to pool."""
         return self.is_encoder or bool(self.pooling_type)
+
+    @property
+    def projector(self) -> str | None:
+        """The kind of a vision projector; None of any other file, and of one that only hears."""
+        if self.architecture != "clip" or self.metadata.get("clip.has_vision_encoder") is not True:
+            return None
+        kind = self.metadata.get("clip.vision.projector_type") or self.metadata.get("clip.projector_type")
+        return kind if isinstance(kind, str) else "mlp"
 
     @property
     def split_count(self) -> int:
@@ -199,35 +221,6 @@ def shards_of(path: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(f"{stem}-{at:05d}-of-{count:05d}.gguf") for at in range(1, count + 1))
 
 
-def kv_bytes(header: GgufHeader, context_tokens: int, slots: int, type_bytes: float = 2.0) -> int:
-    """Return the bytes of a KV cache of *slots* sequences of *context_tokens*; *type_bytes* an element, 2 for f16.
-
-    As llama.cpp's unified cache: a key and a value for each KV head of each layer. Sliding windows and recurrent
-    layers take less than this. Raises LoadError where the header's figures cannot be those of a model.
-    """
-    if header.is_encoder:
-        return 0
-    elements = sum(header.head_counts_kv) * (header.key_length + header.value_length)
-    total = math.ceil(elements * type_bytes * context_tokens * slots)
-    if total > MAX_ESTIMATE_BYTES:
-        raise LoadError(f"bad GGUF: its KV cache would take {total >> 40} TiB")
-    return total
-
-
-def estimate_bytes(header: GgufHeader, weights_bytes: int, context_total_tokens: int) -> int:
-    """Return about what llama.cpp takes for a model: weights, an f16 KV cache and its compute buffer.
-
-    The compute buffer follows llama.cpp's worst-case graph of one micro-batch (512 tokens) in f32: the logits, or a
-    few activations of a layer where those are wider, and the attention mask over the whole context.
-    """
-    widest = max(header.vocabulary_size, 8 * header.embedding_length) + header.embedding_length
-    compute = _UBATCH_TOKENS * 4 * (widest + context_total_tokens)
-    total = weights_bytes + kv_bytes(header, context_total_tokens, slots=1) + compute
-    if total > MAX_ESTIMATE_BYTES:
-        raise LoadError(f"bad GGUF: it would take {total >> 40} TiB")
-    return total
-
-
 class _Reader:
     """Reads forward, never past the end, and never more than it was told to expect."""
 
@@ -252,8 +245,8 @@ class _Reader:
         architecture = metadata.get("general.architecture")
         if not isinstance(architecture, str):
             raise LoadError("bad GGUF: general.architecture is missing")
-        tensor_bytes = self._tensor_bytes(tensors, _alignment(metadata))
-        return GgufHeader(version, architecture, metadata, tensors, tensor_bytes, spans)
+        tensor_bytes, layer_bytes = self._tensor_bytes(tensors, _alignment(metadata))
+        return GgufHeader(version, architecture, metadata, tensors, tensor_bytes, spans, layer_bytes)
 
     def _preamble(self) -> tuple[int, int, int]:
         if self._size < 4 or self._take(4) != b"GGUF":
@@ -293,34 +286,40 @@ class _Reader:
         self._skip(length * struct.calcsize(f"<{_SCALARS[kind]}"))
         return Skipped(length)
 
-    def _tensor_bytes(self, count: int, alignment: int) -> int:
-        """Return the bytes of all tensors, after checking that each lies within the file."""
+    def _tensor_bytes(self, count: int, alignment: int) -> tuple[int, dict[int, int]]:
+        """Return the bytes of all tensors and of each layer's, after checking that each lies within the file."""
+        layers: dict[int, int] = {}
         total = end = 0
         known = True
         for at in range(count):
-            blocks, kind, offset = self._tensor(at)
-            size = blocks * _BLOCKS[kind][1] if kind in _BLOCKS else 0
-            known = known and kind in _BLOCKS
+            layer, blocks, kind, offset = self._tensor(at)
+            size = blocks * BLOCKS[kind][1] if kind in BLOCKS else 0
+            known = known and kind in BLOCKS
             total += size
+            if layer is not None:
+                layers[layer] = layers.get(layer, 0) + size
             end = max(end, offset + size)
         data = -(-self._at // alignment) * alignment
         if count and data + end > self._size:
             raise LoadError(f"truncated: needs {data + end} bytes, has {self._size}")
-        return total if known or not count else self._size - data
+        return (total, layers) if known or not count else (self._size - data, {})
 
-    def _tensor(self, at: int) -> tuple[int, int, int]:
-        """Return the number of blocks, the ggml type and the offset of the next tensor."""
+    def _tensor(self, at: int) -> tuple[int | None, int, int, int]:
+        """Return the layer, if it is of one, the number of blocks, the ggml type and the offset of the next tensor."""
         name = f"tensor {at}"
-        self._skip(self._string_bytes(name))
+        size = self._string_bytes(name)
+        if size > MAX_NAME_BYTES:
+            raise LoadError(f"bad GGUF: {name} has a name of {size} bytes")
+        layer = _LAYER.match(self._take(size))
         (dimensions,) = self._unpack("I")
         if dimensions > 4:
             raise LoadError(f"bad GGUF: {name} has {dimensions} dimensions")
         shape = self._unpack(f"{dimensions}Q")
         kind, offset = self._unpack("IQ")
-        per_block = _BLOCKS.get(kind, (1, 0))[0]
+        per_block = BLOCKS.get(kind, (1, 0))[0]
         if shape and shape[0] % per_block:
             raise LoadError(f"bad GGUF: {name} has rows of {shape[0]} elements, in blocks of {per_block}")
-        return math.prod(shape) // per_block, kind, offset
+        return int(layer[1]) if layer else None, math.prod(shape) // per_block, kind, offset
 
     def _string(self, what: str) -> str:
         size = self._string_bytes(what)

@@ -25,22 +25,14 @@ import xllamacpp
 
 from cortex.core.errors import BadRequest
 from cortex.engines import gguf, tool_templates
-from cortex.engines.base import Event, LoadError, OnProgress, check_options, unsupported
+from cortex.engines.base import Event, LoadError, OnProgress, unsupported
 from cortex.engines.call_or_answer import CallOrAnswer, call_or_answer
 from cortex.engines.forced_tools import ForcedCall, forced_call
 from cortex.engines.json_schemas import check_schema
 from cortex.engines.legacy_logprobs import LegacyLogprobs
-from cortex.engines.llamacpp_params import (
-    OPTIONS,
-    Use,
-    context_of,
-    device_kinds,
-    notes_of,
-    params_of,
-    slots_of,
-    use_of,
-    vocabulary_params,
-)
+from cortex.engines.llamacpp_memory import Model, Shape, Weights, bytes_of, read_model, shape_of
+from cortex.engines.llamacpp_options import Options, options_of
+from cortex.engines.llamacpp_params import Use, device_kinds, notes_of, params_of, use_of, vocabulary_params
 from cortex.engines.llamacpp_reading import Fault, Tally, fault_of, first_line, peek
 from cortex.engines.one_call import OneCall
 from cortex.engines.template_variables import variables_of
@@ -62,6 +54,7 @@ from cortex.wire.json import decode_any, encode
 from cortex.wire.reasoning import template_kwargs
 
 EMBEDDINGS_HINT = "set options = { embeddings = true } in its spec to load it for them"
+VISION_HINT = "put its projector (mmproj-….gguf) beside its weights, or name it with options = { mmproj = … }"
 MATRYOSHKA_HINT = "options = { matryoshka = true } says that the first numbers of its vectors are vectors too"
 Translator = CallOrAnswer | ForcedCall | LegacyLogprobs | OneCall
 """What makes other chunks of llama.cpp's, one at a time."""
@@ -115,52 +108,56 @@ class LlamaCpp:
         self._template_has_tools = False
         self._variables: frozenset[str] = frozenset()
         self._use = Use.GENERATION
-        self._scores_are_logits = self._shortens = False
+        self._scores_are_logits = self._shortens = self._sees = False
         self._api_key = secrets.token_hex(16)
         self._info: ReplicaInfo | None = None
         self._model = ""
 
     async def estimate(self, spec: EngineSpec) -> Estimate:
-        """Return weights, KV cache and compute buffers, spread evenly over the devices."""
-        header = await anyio.to_thread.run_sync(gguf.read_header, Path(spec.path))
-        total = gguf.estimate_bytes(
-            header, gguf.weights_bytes(Path(spec.path)), context_of(spec, header) * slots_of(spec)
-        )
-        share = -(-total // len(spec.devices))
-        return Estimate({device.index: share for device in spec.devices})
+        """Return weights, KV cache and buffers on each device, as the model will be split over them."""
+        options = options_of(spec)
+        model = await anyio.to_thread.run_sync(read_model, spec, options)
+        shape = shape_of(model, options, spec.context, spec.devices)
+        taken = bytes_of(model, options, shape, spec.devices)
+        return Estimate({device.index: bytes_ for device, bytes_ in zip(spec.devices, taken, strict=True)})
 
     async def load(self, spec: EngineSpec, on_progress: OnProgress) -> ReplicaInfo:
-        """Check the file's header, then load it."""
-        check_options(spec, OPTIONS)
+        """Check the files' headers, then load them."""
+        options = options_of(spec)
         on_progress("header", 0, 0)
-        header = await anyio.to_thread.run_sync(gguf.read_header, Path(spec.path))
-        slots, notes, template = slots_of(spec), notes_of(spec, header), header.chat_template
-        self._model, self._use = spec.model, use_of(spec, header)
-        self._shortens = bool(spec.options.get("matryoshka"))
+        model = await anyio.to_thread.run_sync(_read, spec, options)
+        header, template = model.header, model.header.chat_template
+        shape = shape_of(model, options, spec.context, spec.devices)
+        notes = notes_of(spec, options, model, shape)
+        self._model, self._use, self._sees = spec.model, use_of(options, header), model.sees
+        self._shortens = options.matryoshka
         # Qwen3's rerankers are asked for yes or no, and llama.cpp makes a probability of that itself.
         self._scores_are_logits = not header.architecture.startswith("qwen3")
         self._variables = variables_of(template)
-        params = self._params(spec, header, notes)
+        params = self._params(spec, options, model, shape, notes)
         on_progress("weights", 0, 0)
         await anyio.sleep(0.02)  # let that out: the binding holds the interpreter until the weights are loaded
         await self._start(spec, header, params)
-        self._threads = ThreadPoolExecutor(slots + 1, thread_name_prefix="llamacpp")
+        self._threads = ThreadPoolExecutor(shape.slots + 1, thread_name_prefix="llamacpp")
         self._info = ReplicaInfo(
             engine=self.name,
             engine_version=self.version,
-            context_tokens=context_of(spec, header),
-            slots=slots,
+            context_tokens=shape.context_tokens,
+            slots=shape.slots,
             capabilities=() if spec.vocabulary_only else self._capabilities(template),
             notes=tuple(notes),
             template_variables=tuple(sorted(self._variables)),
-            hints={"embeddings": EMBEDDINGS_HINT} if self._use is Use.GENERATION else {},
+            hints={"embeddings": EMBEDDINGS_HINT, "vision": VISION_HINT} if self._use is Use.GENERATION else {},
         )
         return self._info
 
-    def _params(self, spec: EngineSpec, header: gguf.GgufHeader, notes: list[str]) -> Any:
+    def _params(self, spec: EngineSpec, options: Options, model: Model, shape: Shape, notes: list[str]) -> Any:
         """Return the parameters with the template that knows tools, if the model's own can be made to."""
-        params = (vocabulary_params if spec.vocabulary_only else params_of)(spec, header, self._api_key)
-        template = header.chat_template
+        if spec.vocabulary_only:
+            params = vocabulary_params(spec, options, self._api_key)
+        else:
+            params = params_of(spec, options, model, shape, self._api_key)
+        template = model.header.chat_template
         self._template_has_tools = tool_templates.knows_tools(template)
         if not self._template_has_tools and template is not None and tool_templates.can_be_widened(template):
             params.chat_template = tool_templates.widened(template)
@@ -180,13 +177,16 @@ class LlamaCpp:
         try:
             self._server = await anyio.to_thread.run_sync(start)
         except (RuntimeError, ValueError, OSError) as error:
-            raise LoadError(f"llama.cpp could not load {Path(spec.path).name}: {error}") from None
+            beside = "".join(f", with {Path(path).name} beside it" for path in spec.files.values())
+            raise LoadError(f"llama.cpp could not load {Path(spec.path).name}{beside}: {error}") from None
 
     def _capabilities(self, template: str | None) -> tuple[str, ...]:
         if self._use is not Use.GENERATION:
             return (self._use.value,)
+        if not template:
+            return ("completions",)
         tools = ("tools",) if self._template_has_tools else ()
-        return ("chat", "completions", *tools) if template else ("completions",)
+        return ("chat", "completions", *tools, *(("vision",) if self._sees else ()))
 
     async def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
         """Run one request; see the protocol."""
@@ -215,6 +215,8 @@ class LlamaCpp:
             raise BadRequest(f"n: this replica has {self._info.slots} slots, one for each choice", param="n")
         forced = forced_call(fields) if request.kind == "chat" else None
         either = call_or_answer(fields) if request.kind == "chat" else None
+        if forced is not None and _has_images(fields):
+            raise BadRequest("tool_choice: a call is not forced where there are images; use auto", param="tool_choice")
         if forced is not None:
             fields = {**forced.sampling, "prompt": await self._render(fields), "json_schema": forced.schema}
         if either is not None:
@@ -358,6 +360,12 @@ class LlamaCpp:
         """Return the token ids of a text, or of a chat as the template renders it."""
         fields = decode_any(request.body)
         self._check_tools(fields)
+        if _has_images(fields):
+            raise BadRequest(
+                "messages: how many tokens an image takes is known when it is computed; count without images",
+                param="messages",
+                code="vision_unsupported",
+            )
         text = await self._render(fields) if "messages" in fields else fields.get("content")
         if not isinstance(text, str):
             raise BadRequest("content: expected a string, or messages", param="content")
@@ -388,6 +396,17 @@ def _translator(request: Generate, fields: dict[str, Any]) -> Translator | None:
     if request.kind == "completion" and fields.get("logprobs") is not None:
         return LegacyLogprobs()
     return OneCall() if fields.get("tools") and fields.get("parallel_tool_calls") is False else None
+
+
+def _read(spec: EngineSpec, options: Options) -> Model:
+    """Return what *spec* loads, which of a vocabulary is the header of its file alone. Raises LoadError."""
+    return Model(Weights(gguf.read_header(Path(spec.path)), 0)) if spec.vocabulary_only else read_model(spec, options)
+
+
+def _has_images(fields: dict[str, Any]) -> bool:
+    """Whether any message has an image."""
+    contents = (message.get("content") for message in fields.get("messages", ()))
+    return any(part.get("type") == "image_url" for each in contents if isinstance(each, list) for part in each)
 
 
 def _stops_of(fields: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""From a spec and its file's header to llama.cpp's parameters: what a model is loaded for, how, and where."""
+"""From a spec and its files' headers to llama.cpp's parameters: what a model is loaded for, how, and where."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import xllamacpp
 
 from cortex.engines.base import LoadError
 from cortex.engines.gguf import GgufHeader
+from cortex.engines.llamacpp_memory import (
+    Model,
+    Shape,
+    cache_mib_of,
+    embeds,
+    micro_step_of,
+    padded,
+    runs_on_gpu,
+    shares_of,
+    step_of,
+)
+from cortex.engines.llamacpp_options import Options
 from cortex.engines.vocabulary import CONTEXT_TOKENS
 from cortex.wire.engine_api import Device, EngineSpec
 
-OPTIONS: dict[str, type | tuple[type, ...]] = {
-    "slots": int,
-    "threads": int,
-    "batch": int,
-    "embeddings": bool,
-    "matryoshka": bool,
-}
-DEFAULT_SLOTS = 4
-DEFAULT_CONTEXT_TOKENS = 8192
-# A prefill step is what an abort waits for. On a CPU larger batches gain nothing (measured: 134 tok/s at 128 and 2048).
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 128, 2048
 ALL_LAYERS = 999
 
 
@@ -35,35 +36,26 @@ class Use(Enum):
     RERANK = "rerank"
 
 
-def use_of(spec: EngineSpec, header: GgufHeader) -> Use:
+def use_of(options: Options, header: GgufHeader) -> Use:
     """Return what the file was made for, unless the spec wants embeddings of it."""
-    if header.pooling_type == xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK.value:
+    if header.ranks:
         return Use.RERANK
-    embeds = spec.options.get("embeddings", header.is_embedding_model)
-    return Use.EMBEDDINGS if embeds else Use.GENERATION
+    return Use.EMBEDDINGS if embeds(options, header) else Use.GENERATION
 
 
-def slots_of(spec: EngineSpec) -> int:
-    """Return how many sequences decode at once. Raises LoadError."""
-    slots: int = spec.options.get("slots", DEFAULT_SLOTS)
-    if not 1 <= slots <= 256:
-        raise LoadError(f"options.slots = {slots}: expected 1 to 256")
-    return slots
-
-
-def context_of(spec: EngineSpec, header: GgufHeader) -> int:
-    """Return the tokens that one request may have: asked for, or what the model was trained on, within reason."""
-    return spec.context or min(header.context_length or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS)
-
-
-def notes_of(spec: EngineSpec, header: GgufHeader) -> list[str]:
-    """Return what is worth knowing of the context that the model is loaded with."""
-    trained, context = header.context_length, context_of(spec, header)
+def notes_of(spec: EngineSpec, options: Options, model: Model, shape: Shape) -> list[str]:
+    """Return what is worth knowing of how the model is loaded."""
+    trained, context = model.header.context_length, shape.context_tokens
+    notes = []
     if trained and context > trained:
-        return [f"context {context} is beyond the {trained} tokens that the model was trained on"]
+        notes.append(f"context {context} is beyond the {trained} tokens that the model was trained on")
     if trained and spec.context is None and context < trained:
-        return [f"context {context} of the {trained} that the model was trained on: set context for more"]
-    return []
+        notes.append(f"context {context} of the {trained} that the model was trained on: set context for more")
+    if model.projector is not None and not model.sees:
+        notes.append("the projector beside the model is for sound, which is not offered")
+    if options.slots is None and shape.slots == 1:
+        notes.append("one slot: the device has no room for more")
+    return notes
 
 
 def default_threads() -> int:
@@ -72,44 +64,48 @@ def default_threads() -> int:
     return max(1, cores - 1)
 
 
-def params_of(spec: EngineSpec, header: GgufHeader, api_key: str) -> Any:
+def params_of(spec: EngineSpec, options: Options, model: Model, shape: Shape, api_key: str) -> Any:
     """Return the parameters of a server that answers on loopback to *api_key* only. Raises LoadError."""
-    context, slots = context_of(spec, header), slots_of(spec)
-    on_gpu = any(device.kind not in ("cpu", "simulated") for device in spec.devices)
-    params = _common(spec, api_key)
+    header, on_gpu = model.header, runs_on_gpu(spec.devices)
+    params = _common(spec, options, api_key)
     params.model.path = spec.path
-    params.n_parallel = slots
-    params.n_ctx = context * slots
-    params.n_batch = spec.options.get("batch", GPU_BATCH_TOKENS if on_gpu else CPU_BATCH_TOKENS)
-    params.n_ubatch = min(params.n_batch, 512)
+    params.n_parallel = shape.slots
+    params.n_ctx = padded(shape.context_tokens) * shape.slots
+    params.n_batch = step_of(model, options, shape, spec.devices)
+    params.n_ubatch = micro_step_of(model, options, shape, spec.devices)
+    params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_type.upper()}")
+    params.cache_ram_mib = cache_mib_of(header, options, shape)
+    if options.flash_attention is not None:
+        state = "ENABLED" if options.flash_attention else "DISABLED"
+        params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{state}")
     if not on_gpu:
         # Mapped weights count as free memory to the system, and two models would be judged to fit into the same bytes.
         params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
-    use = use_of(spec, header)
+    use = use_of(options, header)
     params.embedding = use is not Use.GENERATION
     if params.embedding:
-        params.n_batch = params.n_ubatch = context  # an embedding is computed in one step
         params.pooling_type = _pooling(use, header, params.pooling_type)
-    _place(params, spec.devices, on_gpu)
+    _add_files(params, spec, options, model)
+    _place(params, options, spec.devices, on_gpu)
     return params
 
 
-def vocabulary_params(spec: EngineSpec, _: GgufHeader, api_key: str) -> Any:
+def vocabulary_params(spec: EngineSpec, options: Options, api_key: str) -> Any:
     """Return the parameters of a server that only counts tokens, but for the file, which is still to be written."""
-    params = _common(spec, api_key)
+    params = _common(spec, options, api_key)
     params.n_parallel, params.n_ctx = 1, CONTEXT_TOKENS
     params.n_batch = params.n_ubatch = CONTEXT_TOKENS
     params.n_gpu_layers = 0
     params.warmup = False
+    params.cache_ram_mib = 0
     params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
     return params
 
 
-def _common(spec: EngineSpec, api_key: str) -> Any:
+def _common(spec: EngineSpec, options: Options, api_key: str) -> Any:
     params = xllamacpp.CommonParams()
     params.model_alias = {spec.model}
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = spec.options.get("threads", default_threads())
-    params.cache_ram_mib = 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads or default_threads()
     params.fit_params = False  # what fits is decided before a load, and said; never trimmed behind the spec's back
     params.ctx_shift = False
     params.use_jinja = True
@@ -117,8 +113,34 @@ def _common(spec: EngineSpec, api_key: str) -> Any:
     params.ui = False
     params.endpoint_slots = params.endpoint_props = params.endpoint_metrics = False
     params.n_threads_http = 2
-    params.verbosity = 0
+    params.verbosity = 1  # errors, which are the last words of a load that fails
     return params
+
+
+def _add_files(params: Any, spec: EngineSpec, options: Options, model: Model) -> None:
+    """Name what is loaded beside the weights: a projector, adapters, and what guesses tokens ahead."""
+    if model.sees:
+        params.mmproj.path = spec.files[options.mmproj if isinstance(options.mmproj, str) else "mmproj"]
+        if options.image_tokens is not None:
+            params.image_max_tokens = options.image_tokens
+    params.lora_adapters = [_adapter(spec.files[each.source], each.scale) for each in options.adapters]
+    kinds = []
+    if options.ngram:
+        kinds.append(xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE)
+    if options.draft is not None:
+        kinds.append(xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE)
+        params.speculative.draft.mparams.path = spec.files[options.draft]
+        params.speculative.draft.n_gpu_layers = ALL_LAYERS if runs_on_gpu(spec.devices) else 0
+        if options.draft_tokens is not None:
+            params.speculative.draft.n_max = options.draft_tokens
+    if kinds:
+        params.speculative.types = kinds
+
+
+def _adapter(path: str, scale: float) -> Any:
+    adapter = xllamacpp.CommonAdapterLoraInfo()
+    adapter.path, adapter.scale = path, scale
+    return adapter
 
 
 def _pooling(use: Use, header: GgufHeader, own: Any) -> Any:
@@ -136,7 +158,7 @@ def device_kinds() -> tuple[str, ...]:
     return ("cpu", *sorted(found))
 
 
-def _place(params: Any, devices: tuple[Device, ...], on_gpu: bool) -> None:
+def _place(params: Any, options: Options, devices: tuple[Device, ...], on_gpu: bool) -> None:
     """Put the layers where *devices* say. The neuron lets this process see only the GPUs it was given."""
     if not on_gpu:
         params.n_gpu_layers = 0
@@ -149,6 +171,7 @@ def _place(params: Any, devices: tuple[Device, ...], on_gpu: bool) -> None:
             "your GPU (see the xllamacpp project for its CUDA, ROCm and Vulkan wheels), or place the model on the CPU"
         )
     params.n_gpu_layers = ALL_LAYERS
+    params.main_gpu = options.main_device
+    params.split_mode = getattr(xllamacpp.llama_split_mode, f"LLAMA_SPLIT_MODE_{options.split.upper()}")
     if len(devices) > 1:
-        total = sum(device.memory_free_bytes for device in devices) or 1
-        params.tensor_split = [device.memory_free_bytes / total for device in devices]
+        params.tensor_split = list(shares_of(options, devices))

@@ -17,14 +17,14 @@ from cortex.core.errors import CortexError, EngineFailed, NoFeasibleNode
 from cortex.core.logging import get_logger
 from cortex.core.model_spec import ModelSpec
 from cortex.fleet.devices import SIMULATED_ENGINE, Room, Wish
-from cortex.neuron.cached_files import cached_files
 from cortex.neuron.config import NeuronConfig
 from cortex.neuron.engine_process import EngineProcess
 from cortex.neuron.measured import Measured, key_of
 from cortex.neuron.memory import Memory
+from cortex.neuron.model_files import cached_files
 from cortex.neuron.needs import Need, engine_spec, footprint_of, need_of
 from cortex.neuron.placing import Place, find_place
-from cortex.neuron.sources import SourceError
+from cortex.neuron.sources import ModelFiles, SourceError
 from cortex.wire.engine_api import EngineSpec
 from cortex.wire.node_api import Discovery, EstimateAnswer
 
@@ -36,8 +36,8 @@ PROCESS_SECONDS, ANSWER_SECONDS = 15.0, 20.0
 ERROR_SECONDS = 60.0
 MAX_KEPT = 1000
 
-FileIdentity = tuple[str, int, int]
-"""Path, bytes and time of change of a model's files."""
+FileIdentity = tuple[tuple[str, int, int], ...]
+"""Path, bytes and time of change of each of a model's files."""
 
 Key = tuple[bytes, tuple[int, ...], FileIdentity]
 
@@ -94,23 +94,13 @@ class Estimates:
 
     async def _ask(self, spec: ModelSpec, rooms: Sequence[Room], version: str) -> Mapping[int, int]:
         """Return the engine's estimate. Raises SourceError if the files are not here, else what the engine raised."""
-        identity = await self._identity(spec)
+        files = await cached_files(spec, self._config, "an estimate")
+        identity = await to_thread.run_sync(_identity, spec, files)
         key = (key_of(footprint_of(spec, rooms, version)), tuple(room.index for room in rooms), identity)
-        kept = self._still_kept(key) or await self._ask_engine(key, engine_spec(spec, identity[0], rooms))
+        kept = self._still_kept(key) or await self._ask_engine(key, engine_spec(spec, files, rooms))
         if kept.error is not None:
             raise kept.error
         return kept.by_device
-
-    async def _identity(self, spec: ModelSpec) -> FileIdentity:
-        """Return which files *spec* means, of those that are on disk already. Raises SourceError."""
-        files = await cached_files(spec, self._config, "an estimate")
-        if spec.engine_name == SIMULATED_ENGINE:
-            return str(files.path), 0, 0
-        try:
-            changed = await to_thread.run_sync(files.path.stat)
-        except OSError as error:
-            raise SourceError(f"{files.path}: {error}") from error
-        return str(files.path), files.size_bytes, changed.st_mtime_ns
 
     def _still_kept(self, key: Key) -> _Kept | None:
         kept = self._kept.get(key)
@@ -149,6 +139,18 @@ class Estimates:
 
     def _failure(self, error: CortexError) -> _Kept:
         return _Kept(error=error, until=self._clock() + ERROR_SECONDS)
+
+
+def _identity(spec: ModelSpec, files: ModelFiles) -> FileIdentity:
+    """Return what tells *files* from others, and from themselves when they have changed. Raises SourceError."""
+    if spec.engine_name == SIMULATED_ENGINE:
+        return ()
+    try:
+        seen = [(path, path.stat()) for path in (files.path, *files.beside.values())]
+    except OSError as error:
+        raise SourceError(f"{files.path}: {error}") from error
+    own = (str(files.path), files.size_bytes, seen[0][1].st_mtime_ns)
+    return own, *((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in seen[1:])
 
 
 def _answer(spec: ModelSpec, place: Place, error: str | None) -> EstimateAnswer:

@@ -262,4 +262,5 @@ def _check_capability(model: str, info: ReplicaInfo, request: Request) -> None:
             code="capability_not_supported",
         )
     if request.has_images and "vision" not in info.capabilities:
-        raise BadRequest(f"{model} takes no images", param="messages", code="vision_unsupported")
+        hint = f": {info.hints['vision']}" if "vision" in info.hints else ""
+        raise BadRequest(f"{model} takes no images{hint}", param="messages", code="vision_unsupported")

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import count
-from pathlib import Path
 
 import anyio
 
 from cortex.core.errors import EngineFailed, LoadFailed
 from cortex.core.logging import get_logger
-from cortex.fleet.devices import SIMULATED_ENGINE, Room
+from cortex.fleet.devices import Room
 from cortex.neuron.config import NeuronConfig
 from cortex.neuron.engine_process import EngineProcess
 from cortex.neuron.measured import Measured
 from cortex.neuron.memory import Memory
+from cortex.neuron.model_files import fetch_files
 from cortex.neuron.needs import Need, engine_spec, footprint_of, need_of, shared
 from cortex.neuron.out_of_memory import ran_out_of_memory, refused_bytes
 from cortex.neuron.placing import Place, find_place
 from cortex.neuron.replica import Replica, Running, Serve
-from cortex.neuron.sources import fetch
+from cortex.neuron.sources import ModelFiles
 from cortex.wire.engine_api import Progress
 from cortex.wire.node_api import LoadProgress
 
@@ -47,13 +47,13 @@ class Loader:
         """
         spec = replica.spec
         log.info("load_started", model=spec.id, engine=spec.engine_name, source=spec.source_name)
-        path = await self._fetch(replica)
+        files = await self._fetch(replica)
         await self._memory.refresh()
         rooms: Sequence[Room] = self._memory.choose(spec, 1 if replica.wish == "auto" else replica.wish)
-        while rooms := await self._run_on(rooms, replica, path, serve):
+        while rooms := await self._run_on(rooms, replica, files, serve):
             log.info("load_moved", model=spec.id, devices=[room.index for room in rooms])
 
-    async def _run_on(self, rooms: Sequence[Room], replica: Replica, path: Path, serve: Serve) -> Sequence[Room]:
+    async def _run_on(self, rooms: Sequence[Room], replica: Replica, files: ModelFiles, serve: Serve) -> Sequence[Room]:
         """Load and serve with a process that sees *rooms*; return the rooms to start over on, none when it is over."""
         spec = replica.spec
         elsewhere: Sequence[Room] = ()
@@ -67,10 +67,10 @@ class Loader:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(process.run, name=f"engine:{spec.id}")
-                place = await self._find_place(rooms, replica, process, path)
+                place = await self._find_place(rooms, replica, process, files)
                 if _visible(place.rooms) == _visible(rooms):
                     self._memory.reserve(replica.claim, spec.id, place.indices, place.need, process.pid)
-                    running = await self._load(replica, process, path, place)
+                    running = await self._load(replica, process, files, place)
                     await self._serve(replica, running, place, serve)
                     replica.levels = self._memory.levels_without(replica.claim)
                 else:
@@ -81,14 +81,16 @@ class Loader:
             self._memory.release(replica.claim, process.pid if process.started else None)
         return elsewhere
 
-    async def _find_place(self, rooms: Sequence[Room], replica: Replica, process: EngineProcess, path: Path) -> Place:
+    async def _find_place(
+        self, rooms: Sequence[Room], replica: Replica, process: EngineProcess, files: ModelFiles
+    ) -> Place:
         """Return where the replica fits now, on *rooms* if it does. Raises InsufficientMemory."""
         spec = replica.spec
         replica.progress = LoadProgress("starting the engine")
         await process.until_ready()
 
         async def ask(rooms: Sequence[Room]) -> Mapping[int, int]:
-            return (await process.estimate(engine_spec(spec, str(path), rooms))).bytes_per_device
+            return (await process.estimate(engine_spec(spec, files, rooms))).bytes_per_device
 
         async def need_on(rooms: Sequence[Room]) -> Need:
             return await need_of(spec, rooms, process.engine_version, self._measured, ask)
@@ -100,27 +102,16 @@ class Loader:
             raise place.lack
         return place
 
-    async def _fetch(self, replica: Replica) -> Path:
-        """Return where the engine finds the model; a simulated one needs no files."""
-        spec = replica.spec
-        if spec.engine_name == SIMULATED_ENGINE:
-            return Path()
+    async def _fetch(self, replica: Replica) -> ModelFiles:
+        """Return where the engine finds the model."""
 
         def on_progress(stage: str, done: int, total: int) -> None:
             replica.progress = LoadProgress(stage, round(100 * done / total, 1) if total else None)
 
-        files = await fetch(
-            spec.source_name,
-            quant=spec.quant,
-            cache=self._config.cache,
-            on_progress=on_progress,
-            hub_endpoint=self._config.models.hub_endpoint,
-            offline=self._config.models.offline,
-        )
-        return files.path
+        return await fetch_files(replica.spec, self._config, on_progress, offline=self._config.models.offline)
 
-    async def _load(self, replica: Replica, process: EngineProcess, path: Path, place: Place) -> Running:
-        spec = engine_spec(replica.spec, str(path), place.rooms)
+    async def _load(self, replica: Replica, process: EngineProcess, files: ModelFiles, place: Place) -> Running:
+        spec = engine_spec(replica.spec, files, place.rooms)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._weigh, replica, process.pid, sum(place.need.by_device.values()))
             try:

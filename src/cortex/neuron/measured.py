@@ -28,12 +28,17 @@ SAVE_SECONDS = 5.0
 
 
 class Footprint(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model's memory depends on; *kinds* are those of its devices, in their order."""
+    """What a model's memory depends on.
+
+    *kinds* and *totals_gib* are those of its devices, in their order: an engine may take more of a larger one. Whole
+    gibibytes, since what a system counts as its own changes with its kernel.
+    """
 
     source: str
     engine: str
     engine_version: str
     kinds: tuple[str, ...]
+    totals_gib: tuple[int, ...] = ()
     quant: str | None = None
     context: int | None = None
     options: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cortex.core.model_spec import ModelSpec
 from cortex.fleet.devices import Room
 from cortex.neuron.measured import Footprint, Measured
+from cortex.neuron.sources import ModelFiles
 from cortex.wire.engine_api import Device, EngineSpec
 from cortex.wire.node_api import EstimateBasis
 
@@ -51,19 +52,21 @@ def footprint_of(spec: ModelSpec, rooms: Sequence[Room], engine_version: str) ->
         engine=spec.engine_name,
         engine_version=engine_version,
         kinds=tuple(room.kind for room in rooms),
+        totals_gib=tuple(room.total_bytes >> 30 for room in rooms),
         quant=spec.quant,
         context=spec.context,
         options=spec.options,
     )
 
 
-def engine_spec(spec: ModelSpec, path: str, rooms: Sequence[Room]) -> EngineSpec:
+def engine_spec(spec: ModelSpec, files: ModelFiles, rooms: Sequence[Room]) -> EngineSpec:
     """Return *spec* as its engine is told of it."""
     return EngineSpec(
         model=spec.id,
         engine=spec.engine_name,
-        path=path,
-        devices=tuple(Device(r.index, r.kind, r.name, r.free_bytes, r.ordinal) for r in rooms),
+        path=str(files.path),
+        devices=tuple(Device(r.index, r.kind, r.name, r.free_bytes, r.ordinal, r.total_bytes) for r in rooms),
         context=spec.context,
         options=spec.options,
+        files={name: str(path) for name, path in files.beside.items()},
     )

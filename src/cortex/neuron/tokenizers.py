@@ -16,9 +16,9 @@ from anyio.abc import TaskGroup
 from cortex.core.errors import EngineFailed, NoFeasibleNode, RequestError, ShuttingDown
 from cortex.core.logging import get_logger
 from cortex.core.model_spec import ModelSpec
-from cortex.neuron.cached_files import cached_files
 from cortex.neuron.config import NeuronConfig
 from cortex.neuron.engine_process import EngineProcess
+from cortex.neuron.model_files import cached_files
 from cortex.neuron.needs import engine_spec
 from cortex.neuron.sources import NotCached
 from cortex.wire.engine_api import EngineSpec
@@ -78,7 +78,7 @@ class Tokenizers:
             files = await cached_files(spec, self._config, "counting tokens")
         except NotCached as error:
             raise ModelNotCached(error.message, param="model") from None
-        wanted = msgspec.structs.replace(engine_spec(spec, str(files.path), ()), vocabulary_only=True)
+        wanted = msgspec.structs.replace(engine_spec(spec, files, ()), vocabulary_only=True)
         with anyio.move_on_after(ANSWER_SECONDS):
             async with self._turn:
                 return await self._answer(wanted, body)

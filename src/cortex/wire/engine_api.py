@@ -18,17 +18,22 @@ Kind = Literal["chat", "completion", "embedding", "rerank"]
 
 
 class Device(msgspec.Struct, frozen=True):
-    """A device as an engine is told of it: `index` counts within the node, bytes are free ones at load time."""
+    """A device as an engine is told of it: `index` counts within the node; bytes are free now, and in all if known."""
 
     index: int
     kind: str
     name: str
     memory_free_bytes: int
     ordinal: int = 0
+    memory_total_bytes: int = 0
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What to load: a file or directory already on disk, and how; *vocabulary_only* is what counting tokens needs."""
+    """What to load: a file or directory already on disk, and how; *vocabulary_only* is what counting tokens needs.
+
+    *files* are what may be loaded beside: the model's own vision projector as `mmproj`, and each source that *options*
+    name, by that name.
+    """
 
     model: str
     engine: str
@@ -36,6 +41,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[Device, ...]
     context: int | None = None
     options: dict[str, Any] = {}
+    files: dict[str, str] = {}
     vocabulary_only: bool = False
 
 

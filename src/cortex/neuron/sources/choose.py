@@ -24,22 +24,29 @@ _COMPANION = re.compile(
     r"|(tokenizer|chat_template)[A-Za-z0-9._-]*\.(json|jinja|model|txt)"
     r"|vocab\.txt|merges\.txt|[A-Za-z0-9_-]+\.tiktoken|.+\.safetensors\.index\.json"
 )
-_NOT_A_MODEL = ("mmproj", "imatrix")
+_PROJECTOR = "mmproj"
+_NOT_A_MODEL = (_PROJECTOR, "imatrix")
+# Of one projector in several layouts; llama.cpp's own default is the first.
+_PROJECTOR_LABELS = ("F16", "FP16", "BF16", "Q8_0", "F32", "FP32")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Names of one model's files: what to *load* (a `.gguf` or a directory), its weights, and what comes with them."""
+    """Names of one model's files: what to *load* (a `.gguf` or a directory), its weights, and what comes with them.
+
+    The *projector* is what lets a GGUF model see images.
+    """
 
     load: str
     weights: tuple[str, ...]
     companions: tuple[str, ...]
+    projector: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every file that is needed."""
-        return self.weights + self.companions
+        return self.weights + self.companions + ((self.projector,) if self.projector else ())
 
 
 def choose_files(names: Iterable[str], quant: str | None, where: str) -> Choice:
@@ -49,15 +56,43 @@ def choose_files(names: Iterable[str], quant: str | None, where: str) -> Choice:
     SourceError that lists what there is if *quant* fits none or several remain.
     """
     all_names = sorted(names)
+    projector = None
     if models := _gguf_models(all_names):
         weights = _all_shards(_choose_model(models, quant, where), where)
         load, directory = weights[0], PurePosixPath(weights[0]).parent
+        projector = choose_projector(all_names, directory)
     else:
         directory, weights = _choose_safetensors(all_names, where)
         load = str(directory)
         if quant is not None:
             raise SourceError(f"{where} has no .gguf file to choose by quant = {quant!r}; leave the quant out")
-    return Choice(load, weights, tuple(n for n in all_names if _is_companion(PurePosixPath(n), directory)))
+    companions = tuple(n for n in all_names if _is_companion(PurePosixPath(n), directory))
+    return Choice(load, weights, companions, projector)
+
+
+def choose_projector(names: Iterable[str], directory: PurePosixPath) -> str | None:
+    """Return the vision projector among *names* that is beside the weights in *directory*, else at the root.
+
+    Of one in several layouts it is the F16; None where there is none, or several that differ in more than that.
+    """
+    projectors = [path for path in map(PurePosixPath, names) if is_projector(path.name)]
+    beside = [path for path in projectors if path.parent == directory]
+    beside = beside or [path for path in projectors if path.parent == PurePosixPath()]
+    by_label = {quant_of(path.name): str(path) for path in beside}
+    if len(by_label) < len(beside):
+        return None
+    known = next((by_label[label] for label in _PROJECTOR_LABELS if label in by_label), None)
+    return known or (next(iter(by_label.values())) if len(by_label) == 1 else None)
+
+
+def is_projector(name: str) -> bool:
+    """Whether a file of this name lets a model see images."""
+    return _PROJECTOR in name.lower() and name.lower().endswith(".gguf")
+
+
+def is_only_model(names: Iterable[str]) -> bool:
+    """Whether *names*, of one directory, hold a single GGUF model, so that what is beside it is its own."""
+    return len(_gguf_models(sorted(names))) == 1
 
 
 def quant_of(name: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -15,18 +15,26 @@ OnProgress = Callable[[str, int, int], None]
 """Called with a stage (`download`, `verify`, `extract`), bytes done and bytes in all, 0 if unknown."""
 
 CHUNK_BYTES = 1 << 20
+PROJECTOR = "mmproj"
+"""The name of a model's own vision projector among the files beside it."""
 
 
 @dataclass(frozen=True)
 class ModelFiles:
     """What an engine loads: *path* is a `.gguf` (of a split one the first shard) or a directory of safetensors.
 
-    *size_bytes* counts the weights only; *origin* says where they came from, as exactly as is known.
+    *size_bytes* counts the weights only; *origin* says where they came from, as exactly as is known. *beside* are other
+    files that the engine may want: the model's own vision projector as `mmproj`, and others by their source.
     """
 
     path: Path
     size_bytes: int
     origin: str
+    beside: Mapping[str, Path] = field(default_factory=dict)
+
+    def with_projector(self, projector: Path | None) -> ModelFiles:
+        """Return the same with the model's vision projector, if it has one."""
+        return self if projector is None else replace(self, beside={**self.beside, PROJECTOR: projector})
 
 
 class FileRecord(msgspec.Struct, frozen=True):

@@ -71,6 +71,7 @@ class Resolved(msgspec.Struct, frozen=True):
     load: str
     weights: tuple[str, ...]
     files: dict[str, FileRecord]
+    projector: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,13 @@ def fetch_repo(
             raise problem from error
         write_json(note, resolved)
         log.info("repo_downloaded", repo=source.repo, commit=resolved.commit, files=len(resolved.files))
-    return ModelFiles(
-        path=storage / "snapshots" / resolved.commit / resolved.load,
+    snapshot = storage / "snapshots" / resolved.commit
+    files = ModelFiles(
+        path=snapshot / resolved.load,
         size_bytes=sum(resolved.files[weight].size for weight in resolved.weights),
         origin=f"hf:{source.repo}@{resolved.commit}",
     )
+    return files.with_projector(snapshot / resolved.projector if resolved.projector else None)
 
 
 def _one_quant(source: HubSource, quant: str | None) -> str | None:
@@ -180,8 +183,9 @@ def _download_repo(
     total = 0 if None in sizes else sum(size or 0 for size in sizes)
     transfer = _Transfer(source.repo, commit, storage, endpoint, _Meter(total, on_progress))
     # Small files first: weights without their tokenizer are never taken for a whole model.
-    files = {name: transfer.bring(name, listed[name]) for name in (*choice.companions, *choice.weights)}
-    return Resolved(commit, choice.load, choice.weights, files)
+    last = choice.names[len(choice.weights) :]
+    files = {name: transfer.bring(name, listed[name]) for name in (*last, *choice.weights)}
+    return Resolved(commit, choice.load, choice.weights, files, choice.projector)
 
 
 def _list_repo(source: HubSource, endpoint: str | None) -> tuple[str, dict[str, RemoteFile]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from cortex.neuron.sources.choose import choose_files, shard_names
+from cortex.neuron.sources.choose import choose_files, choose_projector, is_only_model, shard_names
 from cortex.neuron.sources.errors import SourceError
 from cortex.neuron.sources.files import ModelFiles
 
@@ -26,13 +26,21 @@ def find(path: Path, quant: str | None) -> ModelFiles:
         raise SourceError(
             f"{path.parent}: of the {len(shards)} shards of {path.name} there is no {', '.join(missing[:3])}"
         )
-    return ModelFiles(shards[0], _size_bytes(shards), str(path))
+    return ModelFiles(shards[0], _size_bytes(shards), str(path)).with_projector(_projector_of(path))
 
 
 def find_in(directory: Path, quant: str | None, *, origin: str) -> ModelFiles:
     """Return the one model in *directory*. Raises SourceError that lists what there is."""
     choice = choose_files(_names_in(directory), quant, origin)
-    return ModelFiles(directory / choice.load, _size_bytes(directory / name for name in choice.weights), origin)
+    files = ModelFiles(directory / choice.load, _size_bytes(directory / name for name in choice.weights), origin)
+    return files.with_projector(directory / choice.projector if choice.projector else None)
+
+
+def _projector_of(path: Path) -> Path | None:
+    """Return the vision projector beside the file *path*; it may be another's where several models are kept."""
+    names = [each.name for each in path.parent.iterdir()]
+    found = choose_projector(names, PurePosixPath()) if is_only_model(names) else None
+    return path.with_name(found) if found else None
 
 
 def _names_in(directory: Path) -> Iterator[str]:
