@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # pip itself is among what is installed: one before 24.1 cannot tell how far the download of a model is.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt pip
 
-.PHONY: run test test-unit lint bench drive clean
+.PHONY: run test test-unit test-ui vendor lint bench drive clean
 
 run: $(VENV)/installed
 	@$(BIN)/cortex up
@@ -16,6 +16,14 @@ test: $(VENV)/installed-dev
 
 test-unit: $(VENV)/installed-dev
 	$(BIN)/pytest -m "not e2e"
+
+# The dashboard in a real Chromium; it is skipped where there is none.
+test-ui: $(VENV)/installed-dev
+	$(BIN)/pytest -m ui
+
+# What the dashboard takes from others, as web/package-lock.json names it.
+vendor: $(VENV)/installed-dev
+	$(BIN)/python web/vendor.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

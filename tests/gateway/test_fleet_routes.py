@@ -63,7 +63,15 @@ async def test_the_fleet_is_every_node_with_its_devices_and_replicas(fleet: Fake
 
     assert (a["name"], a["healthy"], a["drained"], a["engines"]) == ("a", True, False, ["llamacpp"])
     assert a["devices"] == [
-        {"index": 0, "name": "CPU", "kind": "cpu", "total_bytes": 16 * GIB, "free_bytes": 8 * GIB},
+        {
+            "index": 0,
+            "name": "CPU",
+            "kind": "cpu",
+            "total_bytes": 16 * GIB,
+            "free_bytes": 8 * GIB,
+            "utilization_percent": None,
+            "temperature_celsius": None,
+        },
     ]
     assert [(replica["model"], replica["state"], replica["slots"]) for replica in a["replicas"]] == [("m", "ready", 4)]
     assert 0 <= a["seen_seconds_ago"] < 60

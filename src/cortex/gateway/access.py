@@ -14,12 +14,14 @@ from cortex.core.logging import get_logger
 from cortex.gateway.config import KeySettings
 from cortex.gateway.keys import entry
 from cortex.gateway.keys.caller import Caller
+from cortex.gateway.keys.check import NoKeyOffered
 from cortex.gateway.keys.clock import steady_clock
 from cortex.gateway.keys.file import Keys, load_keys
 from cortex.gateway.keys.guard import Guard
 from cortex.gateway.keys.headers import anthropic_lines, openai_lines
 from cortex.gateway.keys.ledger import Ledger, StoreError
 from cortex.gateway.keys.listening import listening_is_safe
+from cortex.gateway.keys.sessions import Sessions
 from cortex.gateway.keys.sqlite_store import SqliteStore
 from cortex.serving.exchange import Exchange
 from cortex.serving.head import Head
@@ -29,7 +31,8 @@ from cortex.wire.envelopes import is_anthropic
 
 log = get_logger(__name__)
 
-OPEN_PATHS = frozenset({"/", "/health", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/health", "/openapi.json", "/ui"})
+DASHBOARD = "/ui/"
 CLIENTS = ("/v1/", "/api/")
 CALLER = "cortex.caller"
 
@@ -49,13 +52,13 @@ def wanted_scope(path: str) -> entry.Scope | None:
 
     What is not known to be for every key is for admins.
     """
-    if path in OPEN_PATHS:
+    if path in OPEN_PATHS or path.startswith(DASHBOARD):
         return None
     return "inference" if path.startswith(CLIENTS) else "admin"
 
 
 class Access:
-    """Owns the guard, the ledger and their clock.
+    """Owns the guard, the ledger, the sessions of browsers, and their clock.
 
     *key_file* need not exist: there are no keys, then, until it does. *host* is what is listened on.
     """
@@ -67,6 +70,7 @@ class Access:
         self.keys = load_keys(key_file) if is_there else None
         self.clock = steady_clock()
         self.ledger = Ledger(SqliteStore(ledger))
+        self.sessions = Sessions()
         self._guard = Guard(self.ledger)
         self._settings, self._host = settings, host
         self.check = self._host_check()
@@ -97,13 +101,36 @@ class Access:
         """Judge the names in a request: a `Site`'s check. Raises BadRequest, PermissionDenied."""
         self.check(exchange)
 
-    def enter(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
-        """Return who sends *headers*. Raises AuthenticationFailed."""
-        return self._guard.enter(headers, self.clock())
+    def enter(self, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
+        """Return who sends *headers*: by the key in them, else by the session of a browser's page.
+
+        Raises AuthenticationFailed.
+        """
+        try:
+            return self._guard.enter(headers, self.clock())
+        except NoKeyOffered as refusal:
+            return self._enter_by_session(headers, refusal)
+
+    def _enter_by_session(self, headers: Sequence[tuple[bytes, bytes]], refusal: NoKeyOffered) -> Caller:
+        """Return who opened the session of *headers*. Raises *refusal* if there is none, AuthenticationFailed."""
+        now = self.clock()
+        key = self.sessions.key_of(headers, now)
+        if key is None:
+            raise refusal
+        return self._guard.holder(key, now)
+
+    def sign_in(self, key: str) -> str:
+        """Open a session for the holder of *key*; return what its browser is to keep. Raises AuthenticationFailed."""
+        now = self.clock()
+        caller = self._guard.enter([(b"x-api-key", key.strip().encode())], now)
+        return self.sessions.open(caller.digest, now)
 
     def enter_again(self, head: Head) -> Caller:
         """Return who sends *head*, found out once for as long as the keys are the same. Raises AuthenticationFailed."""
-        return self._guard.enter_again(head, self.clock())
+        try:
+            return self._guard.enter_again(head, self.clock())
+        except NoKeyOffered as refusal:
+            return self._enter_by_session(head.headers, refusal)
 
     @contextmanager
     def one_request(self, caller: Caller, names: Sequence[str]) -> Generator[None, None, None]:

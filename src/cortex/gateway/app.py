@@ -48,6 +48,7 @@ from cortex.gateway.stored_responses import StoredResponses
 from cortex.gateway.trace.journal import Journal
 from cortex.gateway.upstream import Pool
 from cortex.gateway.watch import Watch
+from cortex.gateway.web.routes import WebRoutes
 from cortex.serving.application import error_handlers, json_response
 from cortex.serving.exchange import Exchange
 from cortex.serving.hosts import HostCheck, own_names
@@ -230,6 +231,7 @@ class CortexGateway:
             *FleetRoutes(self).table(),
             *DialectRoutes(self).table(),
             *OllamaRoutes(self).table(),
+            *WebRoutes(self).table(),
         ]
         application = Starlette(routes=routes, lifespan=self.lifespan, exception_handlers=error_handlers())
         application.router.redirect_slashes = False  # to an address that the client made up, if it were

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.requests import Request
@@ -12,7 +12,8 @@ from starlette.routing import Route
 
 from cortex.core.errors import BadRequest, ModelNotFound
 from cortex.fleet.explaining import explain_model
-from cortex.fleet.view import NodeView
+from cortex.gateway.describing import describe_node
+from cortex.gateway.web.live import serve_live
 from cortex.serving.application import json_body, json_response
 from cortex.wire.json import decode, encode
 from cortex.wire.sse import KEEP_ALIVE, data_event
@@ -49,6 +50,7 @@ class FleetRoutes:
             Route("/fleet/explain/{model:path}", self.explain),
             Route("/fleet/decisions", self.decisions),
             Route("/fleet/events", self.events),
+            Route("/fleet/live", self.live),
             Route("/fleet/nodes", self.add_node, methods=["POST"]),
             Route("/fleet/nodes/{name}", self.remove_node, methods=["DELETE"]),
             Route("/fleet/nodes/{name}/drain", self.drain_node, methods=["POST"]),
@@ -59,8 +61,11 @@ class FleetRoutes:
         """`GET /fleet`: every node with its devices and replicas, and what waits or is under way."""
         gateway, reconciler = self._gateway, self._gateway.steward.reconciler
         situation, doors = reconciler.situation(gateway.clock()), reconciler.doors
+        readings = gateway.poller.readings
         fleet = {
-            "nodes": [describe_node(node, situation.now) for node in situation.view.nodes],
+            "nodes": [
+                describe_node(node, situation.now, readings.get(node.name), doors) for node in situation.view.nodes
+            ],
             "waiting": {model: len(doors.waiting(model)) for model in doors.waiting_since()},
             "plans": {node: [claim.model for claim in claims] for node, claims in situation.commitments.items()},
             "refused_edits": dict(gateway.refused_edits),
@@ -104,6 +109,10 @@ class FleetRoutes:
                 entry = await listener.next(SILENCE_SECONDS)
                 yield KEEP_ALIVE if entry is None else data_event(encode(entry))
 
+    async def live(self, request: Request) -> Response:
+        """`GET /fleet/live`: the fleet, then its changes and events: what the dashboard listens to."""
+        return await serve_live(self._gateway, request)
+
     async def add_node(self, request: Request) -> Response:
         """`POST /fleet/nodes` with name and endpoint: one more node, kept over restarts."""
         asked = decode(await json_body(request), _new_node)
@@ -124,42 +133,10 @@ class FleetRoutes:
         return self._drain(request.path_params["name"], drained=False)
 
     def _drain(self, name: str, *, drained: bool) -> Response:
-        self._gateway.drain_node(name, drained=drained)
-        return json_response(describe_node(self._gateway.poller.view.node(name), self._gateway.clock()))
-
-
-def describe_node(node: NodeView, now: float) -> dict[str, Any]:
-    """Return a node as plain values; bytes and seconds are named as such."""
-    return {
-        "name": node.name,
-        "endpoint": node.endpoint,
-        "healthy": node.healthy,
-        "drained": node.drained,
-        "leaving": node.leaving,
-        "reason": node.reason,
-        "version": node.version,
-        "boot_id": node.boot_id,
-        "seen_seconds_ago": round(max(0.0, now - node.seen_at), 3) if node.boot_id else None,
-        "engines": list(node.engines),
-        "devices": [
-            {"index": r.index, "name": r.name, "kind": r.kind, "total_bytes": r.total_bytes, "free_bytes": r.free_bytes}
-            for r in node.rooms
-        ],
-        "replicas": [
-            {
-                "model": r.model,
-                "state": r.state,
-                "in_flight": r.in_flight,
-                "queued": r.queued,
-                "slots": r.slots,
-                "bytes_by_device": dict(r.bytes_by_device),
-                "load_seconds": r.load_seconds,
-                "progress": r.progress,
-                "error": r.error,
-            }
-            for r in node.replicas
-        ],
-    }
+        gateway = self._gateway
+        gateway.drain_node(name, drained=drained)
+        health, doors = gateway.poller.readings.get(name), gateway.steward.reconciler.doors
+        return json_response(describe_node(gateway.poller.view.node(name), gateway.clock(), health, doors))
 
 
 def _whole(text: str | None, key: str, default: int) -> int:

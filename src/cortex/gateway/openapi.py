@@ -37,6 +37,7 @@ _NAMES = {
     "RerankBody": "RerankRequest",
     "Envelope": "OpenAIError",
     "NewNode": "NewNodeRequest",
+    "SignIn": "SignInRequest",
 }
 # A response's request leaves these to be read one by one, by their type.
 _ITEMS: dict[str, type] = {
@@ -135,7 +136,8 @@ def _operation(operation: Operation, references: dict[type, Value]) -> Value:
 
 
 def _operation_id(operation: Operation) -> str:
-    words = operation.path.replace("{", "").replace("}", "").replace(".", "_").strip("/").split("/")
+    path = f"{operation.path}index" if operation.path.endswith("/") and operation.path != "/" else operation.path
+    words = path.replace("{", "").replace("}", "").replace(".", "_").strip("/").split("/")
     return "_".join([operation.method, *words]).rstrip("_")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cortex.gateway.fleet_routes import NewNode
+from cortex.gateway.web.routes import SignIn
 from cortex.wire import openai
 from cortex.wire.anthropic import schema as anthropic
 from cortex.wire.ollama import models
@@ -13,6 +14,7 @@ from cortex.wire.rerank import RERANK, RerankBody
 from cortex.wire.responses.request import Body as ResponsesBody
 
 JSON, EVENTS, LINES, FIGURES = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
+PAGE = "text/html"
 
 # What the connection itself may refuse, whatever the path.
 _ANY = (400, 403, 408, 413, 415, 431, 500)
@@ -176,6 +178,13 @@ OPERATING = (
         parameters=(_AFTER,),
         answers=(EVENTS,),
     ),
+    Operation(
+        "get",
+        "/fleet/live",
+        "Fleet",
+        "Tell the whole fleet, then its changes and events, for as long as one listens.",
+        answers=(EVENTS,),
+    ),
     Operation("post", "/fleet/nodes", "Fleet", "Add a node, which is kept over restarts.", NewNode, status=201),
     Operation(
         "delete",
@@ -207,4 +216,30 @@ OPERATING = (
     Operation("get", "/metrics", "Gateway", "Return figures for Prometheus.", answers=(FIGURES,)),
 )
 
-OPERATIONS = (*INFERENCE, *OLLAMA, *OPERATING)
+DASHBOARD = (
+    Operation("get", "/ui", "Dashboard", "Return the page.", answers=(PAGE,), errors=_ANY, is_open=True),
+    Operation("get", "/ui/", "Dashboard", "Return the page.", answers=(PAGE,), errors=_ANY, is_open=True),
+    Operation(
+        "get",
+        "/ui/static/{path}",
+        "Dashboard",
+        "Return a file of the page.",
+        parameters=(Parameter("path", "path", "The file's path."),),
+        answers=("*/*",),
+        errors=(404, *_ANY),
+        is_open=True,
+    ),
+    Operation("get", "/ui/session", "Dashboard", "Tell who the browser is signed in as.", errors=_ANY, is_open=True),
+    Operation(
+        "post",
+        "/ui/session",
+        "Dashboard",
+        "Exchange a key for a session's cookie.",
+        SignIn,
+        errors=_KEYED,
+        is_open=True,
+    ),
+    Operation("delete", "/ui/session", "Dashboard", "End the session.", errors=_ANY, is_open=True),
+)
+
+OPERATIONS = (*INFERENCE, *OLLAMA, *OPERATING, *DASHBOARD)

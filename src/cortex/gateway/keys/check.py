@@ -17,8 +17,12 @@ _PREFIX = PREFIX.encode()
 _HOW = "send it as `Authorization: Bearer ctx_…` or `x-api-key: ctx_…`"
 
 
+class NoKeyOffered(AuthenticationFailed):
+    """The request carries no key at all; its sender may be known by other means."""
+
+
 def offered_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the one key that *headers*, with names in lower case, offer. Raises AuthenticationFailed.
+    """Return the one key that *headers*, with names in lower case, offer. Raises NoKeyOffered, AuthenticationFailed.
 
     Clients may send `Authorization` and `x-api-key` at once, one of them with a placeholder or another service's key;
     what does not begin as a key of ours is passed over. Two different keys of ours are refused, valid or not: which of
@@ -39,7 +43,7 @@ def offered_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
             raise AuthenticationFailed("the request carries two different keys; send one")
         key = value
     if key is None:
-        raise AuthenticationFailed(f"this gateway wants a key: {_HOW}")
+        raise NoKeyOffered(f"this gateway wants a key: {_HOW}")
     if len(key) > MAX_KEY_BYTES:
         raise AuthenticationFailed(f"the key is not valid: it is longer than any; {_HOW}")
     return key

@@ -32,8 +32,11 @@ class Guard:
         callers = self._callers
         if callers is None:
             return ANONYMOUS
-        digest = digest_of(offered_key(headers))
-        caller = callers.get(handle_of(digest))
+        return self.holder(digest_of(offered_key(headers)), now)
+
+    def holder(self, digest: bytes, now: float) -> Caller:
+        """Return the caller whose key has *digest*. Raises AuthenticationFailed when that is not, or no longer, one."""
+        caller = (self._callers or {}).get(handle_of(digest))
         if caller is None or not compare_digest(caller.digest, digest):
             raise AuthenticationFailed("the key is not valid; it may be mistyped, or revoked")
         if caller.expires_at <= now:

@@ -1,0 +1,5 @@
+// What the parts are written in: markup as template literals.
+import { h } from "./vendor/preact.js";
+import htm from "./vendor/htm.js";
+
+export const html = htm.bind(h);
