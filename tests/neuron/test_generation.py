@@ -435,6 +435,25 @@ def test_a_client_that_goes_is_an_abort_with_what_was_used(stream: bool) -> None
     assert stage.counted() == ['neuron_requests_total{model="demo",reason="aborted"} 1.0']
 
 
+def test_what_an_abort_saves_is_counted_and_told() -> None:
+    """Whole answers of this model had two tokens, and one had come."""
+    stage = Stage(ANSWER)
+    stage.ask()
+    stage.process.steps = [PREFILL, chunk("Hi"), HANG]
+
+    async def scene() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stage.answer)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+
+    with capture_logs() as logs:
+        anyio.run(scene)
+
+    assert logs[-1]["saved_tokens"] == 1
+    assert 'neuron_cancelled_tokens_saved_total{model="demo"} 1.0' in generate_latest(stage.metrics.registry).decode()
+
+
 @pytest.mark.parametrize("level", ["debug", "trace"])
 def test_tokens_are_logged_at_trace_level_only(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core_logging._state, "filter", LevelFilter(level))

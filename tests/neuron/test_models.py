@@ -187,6 +187,32 @@ def test_an_unload_returns_when_the_memory_is_back_and_the_process_gone() -> Non
     play(scene)
 
 
+def test_what_a_load_and_the_unload_before_it_took_is_listed() -> None:
+    async def scene() -> None:
+        async with node() as it:
+            replica = await it.load("m", load_seconds=0.2)
+            assert replica.describe(None).unload_seconds is None
+            await it.models.unload("m")
+            listed = (await it.load("m")).describe(None)
+            assert listed.unload_seconds is not None
+            assert 0 < listed.unload_seconds < 5
+            assert listed.load_seconds is not None
+
+    play(scene)
+
+
+def test_what_a_replica_that_fails_said_last_is_listed() -> None:
+    async def scene() -> None:
+        async with node() as it:
+            with pytest.raises(EngineFailed):
+                await it.load("m", fault="abort", fault_at="load")
+            (listed,) = it.models.describe()
+
+            assert (listed.status, listed.last_words) == ("failed", ["simulated fault, as ordered: abort in load"])
+
+    play(scene)
+
+
 def test_what_a_load_has_reserved_is_never_counted_beside_what_it_uses() -> None:
     """The first load stands between the two; 1500 and 1500 fit on 4096."""
 

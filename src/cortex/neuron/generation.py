@@ -10,10 +10,11 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
-from cortex.core.errors import BadRequest, CortexError, EngineFailed
+from cortex.core.errors import BadRequest, CortexError, EngineFailed, UpstreamTimeout
 from cortex.core.logging import TRACE, get_logger
 from cortex.fleet.suspects import DEATHS_HEADER
 from cortex.neuron.config import Limits
@@ -118,7 +119,11 @@ class Trail:
             log.info(
                 "decode_done", request=self.request_id, tokens=usage.completion_tokens, elapsed_seconds=decode_seconds
             )
-        keys = {"error": str(error)} if isinstance(error, Exception) else {}
+        keys: dict[str, Any] = {"error": str(error)} if isinstance(error, Exception) else {}
+        if self.finished is not None:
+            self.metrics.savings.learn(self.replica.spec.id, usage.completion_tokens)
+        elif reason == "aborted" or isinstance(error, UpstreamTimeout):
+            keys["saved_tokens"] = self._cancelled(usage.completion_tokens)
         log.info(
             "generation_finished",
             request=self.request_id,
@@ -133,6 +138,13 @@ class Trail:
             **keys,
         )
         self.metrics.finished(self.replica.spec.id, reason, usage, self.elapsed(), self.first_token_seconds)
+
+    def _cancelled(self, came: int) -> int:
+        """Count and return the tokens that are not decoded because nobody wants them any more."""
+        model, limit = self.replica.spec.id, self.request.max_tokens
+        saved = self.metrics.savings.saved(model, came, limit and limit * self.request.choices)
+        self.metrics.cancelled(model, saved)
+        return saved
 
     @property
     def first_token_seconds(self) -> float | None:

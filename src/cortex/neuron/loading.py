@@ -77,7 +77,7 @@ class Loader:
                     elsewhere = place.rooms
                 await process.stop()
         finally:
-            replica.process = None
+            replica.process, replica.last_words = None, process.last_words
             self._memory.release(replica.claim, process.pid if process.started else None)
         return elsewhere
 

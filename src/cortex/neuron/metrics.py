@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from cortex.neuron.savings import Savings
 from cortex.wire.engine_api import Usage
 from cortex.wire.node_api import DeviceHealth, ModelInfo, estimate_error
 
@@ -20,10 +21,17 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.savings = Savings()
         self._requests = Counter(
             "neuron_requests", "Generations by how they ended", ["model", "reason"], registry=self.registry
         )
         self._tokens = Counter("neuron_tokens", "Tokens", ["model", "kind"], registry=self.registry)
+        self._saved = Counter(
+            "neuron_cancelled_tokens_saved",
+            "Tokens not decoded for who had left: the mean of the model's longer answers, or the limit, less what came",
+            ["model"],
+            registry=self.registry,
+        )
         self._duration = Histogram(
             "neuron_request_duration_seconds",
             "From the request to its last token",
@@ -42,6 +50,10 @@ class Metrics:
     def observe(self, devices: Callable[[], Sequence[DeviceHealth]], models: Callable[[], Sequence[ModelInfo]]) -> None:
         """Show the state behind *devices* and *models* as gauges."""
         self.registry.register(_State(devices, models))
+
+    def cancelled(self, model: str, saved_tokens: int) -> None:
+        """Count what one generation that was cancelled would still have taken."""
+        self._saved.labels(model).inc(saved_tokens)
 
     def finished(
         self, model: str, reason: str, usage: Usage, seconds: float, first_token_seconds: float | None

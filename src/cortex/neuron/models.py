@@ -37,6 +37,7 @@ class Models:
         self._tokenizers = Tokenizers(config, discovery, tasks)
         self._probation = Probation()
         self._replicas: dict[str, Replica] = {}
+        self._unload_seconds: dict[str, float] = {}
         self._closed = False
         self.cycles = 0
 
@@ -96,6 +97,7 @@ class Models:
         replica = self._replicas[spec.id] = Replica(
             spec, wish, self._config.limits.queue_depth, probation=self._probation
         )
+        replica.unload_seconds = self._unload_seconds.get(spec.id)
         self._tasks.start_soon(replica.run, self._loader.bring_up, name=f"replica:{spec.id}")
         return replica
 
@@ -119,7 +121,9 @@ class Models:
             del self._replicas[model]
         await self._memory.freed(model, replica.levels)
         self.cycles += 1
-        log.info("model_unloaded", model=model)
+        if replica.drained_at is not None:
+            self._unload_seconds[model] = replica.clock() - replica.drained_at
+        log.info("model_unloaded", model=model, unload_seconds=self._unload_seconds.get(model))
 
     async def close(self) -> None:
         """Refuse new loads, drain all replicas within the configured bound, then end them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from cortex.neuron.engine_process import EngineProcess
 from cortex.neuron.memory import Account
 from cortex.neuron.probation import Probation, Trial
 from cortex.wire.engine_api import Chunk, Finished, Kind, Progress, ReplicaInfo
-from cortex.wire.node_api import LoadProgress, ModelInfo, ReplicaState
+from cortex.wire.node_api import LoadProgress, ModelInfo, ReplicaState, estimate_error
 
 log = get_logger(__name__)
 
@@ -46,7 +46,7 @@ class Replica:
     """Owns its state; `run` is its one task. Everyone else reads, asks to `stop`, or generates through it.
 
     `claim` is the name that the load in progress, or the last one, reserves memory under; `levels` is what its devices
-    come up to when what it held is back, in bytes, known from the end of its drain.
+    come up to when what it held is back, in bytes, known from the end of its drain, which was at `drained_at`.
     """
 
     spec: ModelSpec
@@ -60,6 +60,9 @@ class Replica:
     in_flight: int = 0
     restarts: int = 0
     load_seconds: float | None = None
+    unload_seconds: float | None = None
+    drained_at: float | None = None
+    last_words: Sequence[str] = ()
     process: EngineProcess | None = None
     probation: Probation = field(default_factory=Probation)
     requests: int = 0
@@ -130,6 +133,7 @@ class Replica:
         while self.in_flight and not running.process.died.is_set():
             self._idle = anyio.Event()
             await _first_of(self._idle, running.process.died)
+        self.drained_at = self.clock()
 
     async def _may_restart(self) -> bool:
         """Wait before a restart; False if the failure was a refusal, or came too often."""
@@ -215,7 +219,7 @@ class Replica:
         """Return the replica as `/models` lists it, with its memory in all and by device."""
         info, now = self.running.info if self.running else None, self.clock()
         is_idle = self.state == "ready" and not self.in_flight
-        return ModelInfo(
+        listed = ModelInfo(
             id=self.spec.id,
             engine=self.spec.engine_name,
             harness=self.spec.engine_name,
@@ -236,6 +240,7 @@ class Replica:
             error=str(self.error) if self.error else None,
             restarts=self.restarts,
             load_seconds=self.load_seconds,
+            unload_seconds=self.unload_seconds,
             loaded_seconds_ago=now - self._ready_at if self.running else None,
             idle_seconds=now - self._idle_since if is_idle else None,
             requests=self.requests,
@@ -245,8 +250,11 @@ class Replica:
             is_reserved=account.is_reserved,
             estimated_by_device=dict(account.need.by_device),
             estimate_basis=account.need.basis,
+            last_words=list(self.last_words) if self.running is None else [],
             notes=list(info.notes) if info else [],
         )
+        listed.estimate_error_ratio = estimate_error(listed)
+        return listed
 
 
 async def _first_of(*events: anyio.Event) -> None:

@@ -94,6 +94,10 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     - `is_reserved`: its load has set its bytes aside: from then on its devices and its need are settled.
     - `peak_by_device`: the most it has held.
     - `estimated_by_device`: what its load was let in with, and `estimate_basis` where that came from.
+    - `estimate_error_ratio`: what its load was let in with over the most it has held, less 1: 0.1 is a tenth too much;
+      None until it is ready and measured on each of its devices.
+    - `last_words`: the last lines that its engine printed, while it is restarting or has failed.
+    - `load_seconds`, `unload_seconds`: what its last load, and the last unload of this model on this node, took.
     - `idle_seconds`: since the last request ended, or since it became ready; None while busy or not ready.
     - `loaded_seconds_ago`: since it became ready; None before.
     - `requests`: how many it has served.
@@ -119,6 +123,7 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     error: str | None = None
     restarts: int = 0
     load_seconds: float | None = None
+    unload_seconds: float | None = None
     loaded_seconds_ago: float | None = None
     idle_seconds: float | None = None
     requests: int = 0
@@ -128,6 +133,8 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     is_reserved: bool = False
     estimated_by_device: dict[int, int] = {}
     estimate_basis: EstimateBasis = "unknown"
+    estimate_error_ratio: float | None = None
+    last_words: list[str] = []
     notes: list[str] = []
 
 
