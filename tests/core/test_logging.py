@@ -17,11 +17,11 @@ from cortex.core.logging import TRACE, LevelFilter, configure, get_logger
 def _restored() -> Iterator[None]:
     """Logging is the process's own: leave it as it was found."""
     root, held_filter, held = logging.getLogger(), subject._state.filter, structlog.get_config()
-    sink = subject._state.sink
+    writer, processors = subject._state.writer, subject._state.processors
     handlers, level = list(root.handlers), root.level
     named = {name: it.level for name, it in logging.root.manager.loggerDict.items() if isinstance(it, logging.Logger)}
     yield
-    subject._state.filter, subject._state.sink = held_filter, sink
+    subject._state.filter, subject._state.writer, subject._state.processors = held_filter, writer, processors
     structlog.configure(**held)
     root.handlers[:] = handlers
     root.setLevel(level)

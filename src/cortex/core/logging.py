@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
+import time
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, TextIO
 
 import msgspec
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from cortex.core.errors import ConfigError
+from cortex.core.log_writer import LineWriter
 
 TRACE = 5
 LEVELS = {"trace": TRACE, "debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "critical": 50, "off": 100}
+# Lines of this level and above are written before anything else happens: what comes next may be the end.
+FLUSHED_FROM = LEVELS["warning"]
 
 
 class LevelFilter:
@@ -25,6 +29,7 @@ class LevelFilter:
         """Read *text* such as `info,cortex.neuron=debug`; raises ConfigError naming the part that is wrong."""
         self.default = LEVELS["info"]
         self.by_name: dict[str, int] = {}
+        self._found: dict[str, int] = {}
         for part in filter(None, (p.strip() for p in text.split(","))):
             name, equals, level = (piece.strip() for piece in part.rpartition("="))
             if level.lower() not in LEVELS:
@@ -38,6 +43,12 @@ class LevelFilter:
 
     def level_of(self, name: str) -> int:
         """Return the lowest level that is heard from logger *name*; the longest matching prefix decides."""
+        level = self._found.get(name)
+        if level is None:
+            level = self._found[name] = self._find(name)
+        return level
+
+    def _find(self, name: str) -> int:
         while name:
             if name in self.by_name:
                 return self.by_name[name]
@@ -57,10 +68,9 @@ class Logger:
         self._name = name
 
     def _emit(self, level: int, event: str, keys: dict[str, Any]) -> None:
-        if level >= _state.filter.level_of(self._name):
-            # A full disk or a closed terminal must cost the line, never the request that it tells of.
-            with suppress(OSError, ValueError):
-                _state.sink.msg(event, logger=self._name, level=_NAMES[level], **keys)
+        if level < _state.filter.level_of(self._name):
+            return
+        _state.tell({"level": _NAMES[level], "event": event, "logger": self._name, **keys}, level)
 
     def enabled(self, level: int) -> bool:
         """Whether an event of *level* would be heard."""
@@ -92,10 +102,31 @@ class _State:
 
     def __init__(self) -> None:
         self.filter = LevelFilter("info")
-        self.sink: Any = structlog.get_logger()
+        self.write(LineWriter(sys.stderr), structlog.processors.JSONRenderer(_json))
+        atexit.register(lambda: self.writer.flush())
+
+    def write(self, writer: LineWriter, renderer: Processor) -> None:
+        """Write to *writer* from now on, as *renderer* renders."""
+        self.writer = writer
+        self.processors: list[Processor] = [structlog.processors.format_exc_info, _Head(), renderer]
+        structlog.configure(processors=self.processors)  # for those who take processors out for a while, as tests do
+
+    def tell(self, event: EventDict, level: int) -> None:
+        """Render *event* and write it.
+
+        structlog's processors are called here: its bound logger is for contexts, and costs as much as all of them.
+        """
+        line: Any = event
+        try:
+            for processor in self.processors:
+                line = processor(None, "msg", line)
+            self.writer.msg(line)
+        except (structlog.DropEvent, ValueError):
+            return  # taken out, or not to be encoded: it costs the line, never the request that it tells of
+        if level >= FLUSHED_FROM:
+            self.writer.flush()
 
 
-_state = _State()
 _NAMES = {TRACE: "trace", 10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
 
 
@@ -109,18 +140,9 @@ def configure(level_filter: str = "info", *, stream: TextIO | None = None, json:
     stream = stream or sys.stderr
     as_json = not stream.isatty() if json is None else json
     _state.filter = LevelFilter(level_filter)
+    _state.writer.flush()
     renderer = structlog.processors.JSONRenderer(_json) if as_json else _KeyValue(colour=stream.isatty())
-    structlog.configure(
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            _head_first,
-            renderer,
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
-        cache_logger_on_first_use=False,
-    )
-    _state.sink = structlog.get_logger().bind()  # bound once: a lazy one is built anew for every line
+    _state.write(LineWriter(stream), renderer)
     _route_standard_logging()
 
 
@@ -133,10 +155,18 @@ def _json(event: EventDict, **_: Any) -> str:
     return msgspec.json.encode(event, enc_hook=str).decode()
 
 
-def _head_first(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Return *event* with what every line has in front."""
-    head = {key: event.pop(key) for key in ("timestamp", "level", "event", "logger") if key in event}
-    return {**head, **event}
+class _Head:
+    """Put in front what every line has: when, how grave, what, where. The seconds' part of a time is written once."""
+
+    def __init__(self) -> None:
+        self._second, self._text = 0, ""
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        if second != self._second:
+            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        timestamp = f"{self._text}.{nanoseconds // 1000:06d}Z"
+        return {"timestamp": timestamp, "level": event.pop("level"), "event": event.pop("event"), **event}
 
 
 class _KeyValue:
@@ -172,8 +202,7 @@ class _Bridge(logging.Handler):
             self.handleError(record)  # a library's format does not fit its arguments: its mistake, not its end
             return
         keys = {"exc_info": record.exc_info} if record.exc_info else {}
-        with suppress(OSError, ValueError):
-            _state.sink.msg(text, logger=record.name, level=_NAMES[level], **keys)
+        _state.tell({"level": _NAMES[level], "event": text, "logger": record.name, **keys}, level)
 
 
 def _route_standard_logging() -> None:
@@ -183,3 +212,6 @@ def _route_standard_logging() -> None:
     for noisy in ("uvicorn.error", "httpx2", "httpcore2", "filelock", "huggingface_hub", "urllib3", "asyncio"):
         quiet = max(logging.WARNING, _state.filter.default)
         logging.getLogger(noisy).setLevel(max(_state.filter.by_name.get(noisy, quiet), 10))
+
+
+_state = _State()
