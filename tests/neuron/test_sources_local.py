@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 from cortex.neuron.sources import ModelFiles, SourceError, fetch
+from cortex.neuron.sources.local import find
 
 
 def fetch_now(source: str, quant: str | None = None) -> ModelFiles:
@@ -92,3 +93,11 @@ def test_a_projector_among_several_models_is_nobodys(tmp_path: Path) -> None:
     write(tmp_path, {"m.gguf": 3, "other.gguf": 4, "mmproj.gguf": 2})
 
     assert fetch_now(str(tmp_path / "m.gguf")).beside == {}
+
+
+def test_a_file_named_by_its_hash_is_a_gguf_by_its_first_bytes(tmp_path: Path) -> None:
+    """So are the blobs of a cache that other programs fill."""
+    blob = tmp_path / "sha256-abc"
+    blob.write_bytes(b"GGUF" + bytes(60))
+
+    assert find(blob, None).path == blob

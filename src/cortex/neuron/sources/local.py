@@ -10,6 +10,8 @@ from cortex.neuron.sources.choose import choose_files, choose_projector, is_only
 from cortex.neuron.sources.errors import SourceError
 from cortex.neuron.sources.files import ModelFiles
 
+_MAGIC = b"GGUF"
+
 
 def find(path: Path, quant: str | None) -> ModelFiles:
     """Return the model at *path*, a `.gguf` file or a directory in which *quant* chooses. Raises SourceError."""
@@ -18,7 +20,7 @@ def find(path: Path, quant: str | None) -> ModelFiles:
         return find_in(path, quant, origin=str(path))
     if not path.exists():
         raise SourceError(f"{path} does not exist on this node; the source must be a .gguf file or a directory")
-    if path.suffix.lower() != ".gguf":
+    if path.suffix.lower() != ".gguf" and not _starts_as_gguf(path):
         raise SourceError(f"{path} is not a .gguf file; of a safetensors model give the directory")
     shards = [path.with_name(name) for name in shard_names(path.name)] or [path]
     missing = [shard.name for shard in shards if not shard.exists()]
@@ -27,6 +29,15 @@ def find(path: Path, quant: str | None) -> ModelFiles:
             f"{path.parent}: of the {len(shards)} shards of {path.name} there is no {', '.join(missing[:3])}"
         )
     return ModelFiles(shards[0], _size_bytes(shards), str(path)).with_projector(_projector_of(path))
+
+
+def _starts_as_gguf(path: Path) -> bool:
+    """Whether *path* is a GGUF by its first bytes, as a file that is named by its hash is."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
 
 
 def find_in(directory: Path, quant: str | None, *, origin: str) -> ModelFiles:
