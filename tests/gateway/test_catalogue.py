@@ -35,6 +35,14 @@ def test_a_model_is_found_by_its_id_and_by_every_alias(tmp_path: Path) -> None:
     assert catalogue.find("demo") == ModelSpec(id="demo", engine="simulated", options={"slots": 2})
 
 
+def test_a_tag_that_ollama_s_clients_append_changes_no_name(tmp_path: Path) -> None:
+    catalogue = load(tmp_path, TWO_MODELS + '\n[[models]]\nid = "demo2:latest"\nengine = "simulated"\n')
+
+    assert catalogue.find("demo:latest") is catalogue.find("demo")
+    assert catalogue.find("qwen:latest") is catalogue.find("qwen")
+    assert catalogue.find("demo2:latest") is catalogue.specs["demo2:latest"]
+
+
 @pytest.mark.parametrize("name", ["", "Qwen", "QWEN", "qwen ", "demo2"])
 def test_any_other_name_is_nobody_s(tmp_path: Path, name: str) -> None:
     assert load(tmp_path, TWO_MODELS).find(name) is None

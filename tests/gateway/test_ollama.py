@@ -439,7 +439,7 @@ async def test_a_fleet_that_is_not_there_is_unavailable(fleet: FakeFleet) -> Non
     assert is_error(await post(await fleet.gateway(ModelSpec(id="m")), OLLAMA_CHAT, messages=HI), 503)
 
 
-@pytest.mark.parametrize("path", ["/api/pull", "/api/blobs/sha256:0", "/api/"])
+@pytest.mark.parametrize("path", ["/api/web_search", "/api/"])
 async def test_what_is_not_offered_is_not_found(fleet: FakeFleet, path: str) -> None:
     assert is_error(await (await fleet.gateway()).post(b"{}", path), 404)
 
@@ -518,6 +518,41 @@ async def test_a_model_is_shown_by_any_of_its_names(fleet: FakeFleet, asked: Val
 
 async def test_a_model_that_is_shown_has_a_name(fleet: FakeFleet) -> None:
     assert is_error(await (await fleet.gateway()).post(b"{}", "/api/show"), 400)
+
+
+async def test_a_model_that_is_served_is_pulled_at_once(fleet: FakeFleet) -> None:
+    gateway = await fleet.gateway(ModelSpec(id="m"))
+    told = await post(gateway, "/api/pull", model="m:latest")
+    whole = await post(gateway, "/api/pull", model="", name="m", stream=False)
+
+    assert (told.status_code, told.headers["content-type"]) == (200, NDJSON)
+    assert lines_of(told) == [{"status": "pulling manifest"}, {"status": "success"}]
+    assert whole.json() == {"status": "success"}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_model_that_is_not_served_is_not_pulled(fleet: FakeFleet, stream: bool) -> None:
+    answer = await post(await fleet.gateway(), "/api/pull", model="llama9", stream=stream)
+
+    assert is_error(answer, 404)
+    assert answer.json()["error"].startswith("pull model manifest: file does not exist: 'llama9'")
+
+
+@pytest.mark.parametrize("path", ["/api/create", "/api/copy", "/api/delete", "/api/push", "/api/blobs/sha256:0"])
+async def test_what_would_change_the_catalogue_is_refused_by_name(fleet: FakeFleet, path: str) -> None:
+    answer = await post(await fleet.gateway(), path)
+
+    assert is_error(answer, 400)
+    assert answer.json()["error"].startswith(f"{path} is not offered")
+
+
+async def test_a_name_in_ollama_s_way_is_known_to_other_dialects(fleet: FakeFleet) -> None:
+    await node_of(fleet, m="ready")
+    gateway = await fleet.gateway()
+
+    answer = await gateway.post(json.dumps({"model": "m:latest", "messages": HI}).encode(), CHAT)
+
+    assert answer.status_code == 200
 
 
 async def test_the_version_is_that_of_the_api(fleet: FakeFleet) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from cortex.core.config import load_toml
 from cortex.core.errors import ConfigError
 from cortex.core.model_spec import ModelSpec, check_spec
+from cortex.wire.ollama import plain_name
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -29,7 +30,10 @@ class Catalogue:
         self.revision = hashlib.sha256(msgspec.json.encode(by_id, order="sorted")).hexdigest()[:12]
 
     def find(self, name: str) -> ModelSpec | None:
-        """Return the spec that *name*, an id or an alias, means."""
+        """Return the spec that *name*, an id or an alias, means; one that is listed in Ollama's way may be asked so."""
+        return next((spec for each in (name, plain_name(name)) if (spec := self._named(each)) is not None), None)
+
+    def _named(self, name: str) -> ModelSpec | None:
         return self.specs.get(name) or self._aliases.get(name)
 
     def near(self, name: str, also: Iterable[str] = ()) -> list[str]:

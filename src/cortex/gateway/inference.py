@@ -33,6 +33,7 @@ from cortex.serving.exchange import JSON, Exchange
 from cortex.wire.engine_api import Usage
 from cortex.wire.envelopes import is_ollama
 from cortex.wire.errors import RemoteError, openai_event
+from cortex.wire.ollama import plain_name
 from cortex.wire.openai import CHAT, KINDS, read_request
 from cortex.wire.session import message_chain, read_prompt, session_key
 
@@ -255,7 +256,7 @@ class Inference:
             exchange.told = self._access.limits_of(caller, exchange.path)
 
     async def _serve_admitted(self, asked: Asked, spec: ModelSpec | None, exchange: Exchange, story: Story) -> None:
-        model = spec.id if spec is not None else asked.model
+        model = spec.id if spec is not None else self._unlisted(asked.model)
         if not is_model_id(model):
             raise ModelNotFound(model)
         story.model = model
@@ -269,6 +270,11 @@ class Inference:
             await self._attempts(asked, exchange, story, ticket, None)
         if asked.lets_go:
             self._steward.let_go(model)
+
+    def _unlisted(self, name: str) -> str:
+        """Return the id of a model that only nodes may have: *name*, or *name* without Ollama's tag."""
+        plain, known = plain_name(name), self._poller.view.models
+        return plain if plain in known and name not in known else name
 
     async def _load_only(self, asked: Asked, exchange: Exchange, story: Story, ticket: WaitingRequest) -> None:
         """Have the model loaded, unless it is to be let go of, and answer."""
@@ -446,6 +452,7 @@ def _log(record: Record, error: BaseException | None) -> None:
         ttft_seconds=record.first_token_seconds,
         prompt_tokens=usage.prompt_tokens if usage else None,
         completion_tokens=usage.completion_tokens if usage else None,
+        events=record.events,
         reason=trailer.finish_reason if trailer else None,
         total_seconds=record.seconds,
         status=record.status,

@@ -227,8 +227,9 @@ class Poller:
         self._set(known, replace(known.view, healthy=False, reason=reason, rooms=(), replicas=()))
         if known.answered and not known.lost:
             known.lost = True
+            host, port = known.address
             told = {"misses": known.misses, "announced": known.view.leaving, "error": str(error)}
-            log.warning("node_lost", node=known.view.name, **told)
+            log.warning("node_lost", node=known.view.name, address=f"{host}:{port}", **told)
             self._control.drop(known.address)  # a call that is under way there would wait for ever
             self._on_lost(known.address)
 

@@ -178,7 +178,8 @@ class Steward:
         """Write it to the log and the feed, and count it."""
         tell = log.warning if event.kind in _WARNINGS else log.info
         details = {key: value for key, value in event.details.items() if key != "rejected"}
-        tell(event.kind, model=event.model, node=event.node, reason=event.reason, **details)
+        where = {"node": event.node} if event.node else {}
+        tell(event.kind, model=event.model, **where, reason=event.reason, **details)
         keys: dict[str, Any] = {"model": event.model, "node": event.node, "reason": event.reason}
         self._feed.publish(time.time(), event.kind, **keys, **event.details)
         self._metrics.decided(event)

@@ -7,6 +7,8 @@ Closing the connection is how a node learns that nobody wants the answer any mor
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections import defaultdict
 from typing import Protocol
 
@@ -17,6 +19,7 @@ from cortex.core.errors import UpstreamFailed, UpstreamTimeout
 Address = tuple[str, int]
 MAX_IDLE_PER_NODE = 256
 MAX_HEAD_BYTES = 64 << 10
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 class Sink(Protocol):
@@ -173,6 +176,12 @@ class Connection(asyncio.Protocol):
             self.abort()
 
 
+def _cause(error: OSError) -> str:
+    """Return what kept a connection from being made. Clients hear it, so it has no address: asyncio's own words do."""
+    causes = {os.strerror(int(number)) for number in _ERRNO.findall(str(error))}
+    return ", ".join(sorted(causes)) or "its name cannot be resolved"
+
+
 class Pool:
     """Idle connections by node, and those in use, so that a node's can all be closed at once."""
 
@@ -198,10 +207,9 @@ class Pool:
             async with asyncio.timeout(self._connect_seconds):
                 _, connection = await loop.create_connection(lambda: Connection(loop), *address)
         except TimeoutError:
-            raise UpstreamFailed(f"the node at {address[0]}:{address[1]} does not take connections") from None
+            raise UpstreamFailed("the node does not take connections") from None
         except OSError as error:
-            why = error.strerror or str(error)
-            raise UpstreamFailed(f"the node at {address[0]}:{address[1]} cannot be reached: {why}") from None
+            raise UpstreamFailed(f"the node cannot be reached: {_cause(error)}") from None
         self._busy[address].add(connection)
         return connection
 

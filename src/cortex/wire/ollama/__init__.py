@@ -5,6 +5,7 @@
     embedding = read_embed(body), read_embeddings(body) POST /api/embed, and the older /api/embeddings
     list_models(entries), list_running(entries)         GET /api/tags, GET /api/ps
     shown_model(body), show_model(entry), version()     POST /api/show, GET /api/version
+    pulled_model(body), pulled(), cannot_pull(name)     POST /api/pull
     error_body(error)                                   what a refusal is here, under `error.status`
 
 Both translations stream unless told not to. Source: Ollama's API reference, and what its clients send and demand.
@@ -12,17 +13,30 @@ Both translations stream unless told not to. Source: Ollama's API reference, and
 
 from cortex.wire.ollama.embeddings import Embedding, EmbeddingTranslation, read_embed, read_embeddings
 from cortex.wire.ollama.errors import error_body
-from cortex.wire.ollama.models import list_models, list_running, plain_name, show_model, shown_model, version
+from cortex.wire.ollama.models import (
+    cannot_pull,
+    list_models,
+    list_running,
+    plain_name,
+    pulled,
+    pulled_model,
+    show_model,
+    shown_model,
+    version,
+)
 from cortex.wire.ollama.translation import OllamaTranslation, read_chat, read_generate
 
 __all__ = [
     "Embedding",
     "EmbeddingTranslation",
     "OllamaTranslation",
+    "cannot_pull",
     "error_body",
     "list_models",
     "list_running",
     "plain_name",
+    "pulled",
+    "pulled_model",
     "read_chat",
     "read_embed",
     "read_embeddings",

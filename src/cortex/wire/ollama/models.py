@@ -38,6 +38,12 @@ _CAPABILITIES = {
 }
 
 
+class NotPulled(BadRequest):
+    """A model that is to be pulled is none that the gateway serves."""
+
+    status, code = 404, "model_not_found"
+
+
 class ShowRequest(msgspec.Struct):
     """`POST /api/show`; older clients say `name`."""
 
@@ -45,7 +51,14 @@ class ShowRequest(msgspec.Struct):
     name: str = ""
 
 
+class PullRequest(ShowRequest):
+    """`POST /api/pull`."""
+
+    stream: bool | None = None
+
+
 _show = msgspec.json.Decoder(ShowRequest)
+_pull = msgspec.json.Decoder(PullRequest)
 
 
 def plain_name(name: str) -> str:
@@ -70,10 +83,24 @@ def list_running(entries: Sequence[Entry]) -> Entry:
 
 def shown_model(body: bytes) -> str:
     """Return the model, by our name, that the body of `POST /api/show` asks for. Raises BadRequest."""
-    asked = json.decode(body, _show)
-    if not (asked.model or asked.name):
-        raise BadRequest("model is required", param="model", code="missing_model_field")
-    return plain_name(asked.model or asked.name)
+    return _name_of(json.decode(body, _show))
+
+
+def pulled_model(body: bytes) -> tuple[str, bool]:
+    """Return the model, by our name, that `POST /api/pull` wants, and if it is told in lines. Raises BadRequest."""
+    asked = json.decode(body, _pull)
+    return _name_of(asked), asked.stream is not False
+
+
+def pulled() -> list[Entry]:
+    """Return what `POST /api/pull` says of a model that can be served: a node fetches it when it is first asked."""
+    return [{"status": "pulling manifest"}, {"status": "success"}]
+
+
+def cannot_pull(name: str) -> BadRequest:
+    """Return the refusal to pull *name*, in the words by which Ollama refuses what its registry does not have."""
+    hint = "what this gateway serves is in its catalogue, and GET /api/tags lists it"
+    return NotPulled(f"pull model manifest: file does not exist: {name[:200]!r}; {hint}", param="model")
 
 
 def show_model(entry: Entry) -> Entry:
@@ -97,6 +124,12 @@ def show_model(entry: Entry) -> Entry:
 def version() -> Entry:
     """Return what `GET /api/version` answers."""
     return {"version": API_VERSION}
+
+
+def _name_of(asked: ShowRequest) -> str:
+    if not (asked.model or asked.name):
+        raise BadRequest("model is required", param="model", code="missing_model_field")
+    return plain_name(asked.model or asked.name)
 
 
 def _identity(entry: Entry) -> Entry:
