@@ -558,6 +558,26 @@ def test_tool_choice_decides(text: str, fields: dict[str, Any], names: list[str]
     assert bool(message["content"]) is not bool(names)
 
 
+def test_calls_that_are_required_again_and_again_come_to_every_tool() -> None:
+    """Some clients have the model answer by a last tool, and require a call each time."""
+    call = {"id": "c", "type": "function", "function": {"name": "a", "arguments": "{}"}}
+    asked = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    told = [*asked, {"role": "tool", "tool_call_id": "c", "content": "sunny"}]
+
+    message = message_of(ask("chat", messages=told, tools=[tool("a"), tool("b")], tool_choice="required"))
+
+    assert [call["function"]["name"] for call in message["tool_calls"]] == ["b"]
+
+
+def test_a_schema_with_tools_binds_what_is_no_call() -> None:
+    schema = {"type": "object", "properties": {"n": {"const": 3}}, "required": ["n"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    fields = {"tools": [tool("look")], "response_format": wanted}
+
+    assert message_of(say("hello", **fields))["content"] == '{"n":3}'
+    assert message_of(say("#tool", **fields))["tool_calls"]
+
+
 def test_without_tools_nothing_is_called() -> None:
     assert message_of(say("#tool"))["content"]
 

@@ -12,7 +12,7 @@ Control words in the last user message (or in a completion's prompt) let a clien
     #tokens N      answers with N tokens; 64 without it
     #think         reasons first, in `reasoning_content`, unless the request switches reasoning off
     #tool          calls the first tool (the named one if `tool_choice` names it) with arguments its schema accepts;
-                   not again once the tool has answered
+                   not again once the tool has answered; where a call is `required`, tools not yet called come first
     #tools N       calls N tools at once, each in its turn
 
 Faults can be ordered by options of the model, see `engines.simulated_faults`.

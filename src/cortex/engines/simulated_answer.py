@@ -203,12 +203,18 @@ def _called(chat: ChatBody, wish: Wish) -> list[FunctionSpec]:
     if isinstance(choice, NamedTool):
         functions = [f for f in functions if choice.function and f.name == choice.function.name]
     forced = isinstance(choice, NamedTool) or choice == "required"
+    if choice == "required":
+        functions.sort(key=lambda function: function.name in _called_before(chat.messages))
     wanted = wish.calls if chat.messages[-1].role == "user" else 0
     count = max(wanted, 1) if forced else wanted
     if not functions or choice == "none":
         return []
     count = min(count, 1) if chat.parallel_tool_calls is False else count
     return [functions[at % len(functions)] for at in range(count)]
+
+
+def _called_before(messages: list[Message]) -> set[str]:
+    return {call.function.name for message in messages for call in message.tool_calls or () if call.function}
 
 
 def _call_choice(index: int, called: list[FunctionSpec], thought: list[Token], chance: Random, limit: int) -> Choice:
