@@ -45,6 +45,21 @@ def write_decoder(path: Path, *, context: int = CONTEXT, layers: int = LAYERS, w
     return write_file(path, metadata, shapes)
 
 
+def write_adapter(path: Path) -> Path:
+    """Write a LoRA adapter of rank 4 for the first layer of the decoder, and return *path*."""
+    metadata: dict[str, tuple[int, Any]] = {
+        "general.architecture": (STRING, "llama"),
+        "general.type": (STRING, "adapter"),
+        "adapter.type": (STRING, "lora"),
+        "adapter.lora.alpha": (F32, 4.0),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "blk.0.ffn_down.weight.lora_a": (WIDTH, 4),
+        "blk.0.ffn_down.weight.lora_b": (4, WIDTH),
+    }
+    return write_file(path, metadata, shapes)
+
+
 def write_projector(path: Path) -> Path:
     """Write a vision tower whose images are as wide as the decoder's tokens, and return *path*."""
     metadata: dict[str, tuple[int, Any]] = {

@@ -89,6 +89,8 @@ def test_what_is_beyond_any_model_is_refused() -> None:
         (Options(), 16384, [(4, 16384), (3, 16384), (2, 16384), (1, 16384)]),
         (Options(slots=8), None, [(8, 8192), (8, 4096), (8, 2048)]),
         (Options(slots=8), 512, [(8, 512)]),
+        (Options(slots=1), 1000, [(1, 1024)]),
+        (Options(slots=1), 200_000, [(1, 131072)]),
     ],
 )
 def test_slots_go_before_context_and_neither_below_what_was_asked_for(

@@ -58,13 +58,16 @@ def test_a_cold_model_says_where_it_could_run() -> None:
 
 def test_a_loaded_model_says_what_the_replicas_enforce() -> None:
     entry = describe(
-        node("a", replica("a", context_tokens=2048, capabilities=("chat", "tools"), bytes_by_device={0: 3 << 20})),
-        node("b", replica("b", context_tokens=1024, capabilities=("chat",))),
+        node(
+            "a",
+            replica("a", context_tokens=2048, slots=4, capabilities=("chat", "tools"), bytes_by_device={0: 3 << 20}),
+        ),
+        node("b", replica("b", context_tokens=1024, slots=2, capabilities=("chat",))),
         node("c", replica("c", "loading", context_tokens=1, capabilities=("vision",))),
     )
 
     assert (entry["state"], entry["loaded"]) == ("ready", True)
-    assert entry["context_length"] == 1024
+    assert (entry["context_length"], entry["slots"]) == (1024, 6)
     assert entry["capabilities"] == ["chat", "tools"]
     assert entry["locations"] == [
         {"node": "a", "status": "loaded", "vram_estimate_mb": 3, "error": None},

@@ -120,10 +120,13 @@ def shape_of(model: Model, options: Options, context: int | None, devices: Seque
 
 
 def shapes_of(header: GgufHeader, options: Options, context: int | None) -> Iterator[Shape]:
-    """Yield the shapes to try, the best first; their contexts are what llama.cpp makes of what is asked for."""
-    trained = header.context_length or DEFAULT_CONTEXT_TOKENS
-    most = context or min(trained, DEFAULT_CONTEXT_TOKENS)
-    least = context or min(most, LEAST_CONTEXT_TOKENS)
+    """Yield the shapes to try, the best first; their contexts are those that llama.cpp holds a request to.
+
+    It makes whole steps of what is asked for, and no more than the model was trained on.
+    """
+    trained = header.context_length or context or DEFAULT_CONTEXT_TOKENS
+    most = min(padded(context or DEFAULT_CONTEXT_TOKENS), trained)
+    least = most if context else min(most, LEAST_CONTEXT_TOKENS)
     slots = (options.slots,) if options.slots else range(DEFAULT_SLOTS, 0, -1)
     while most >= least:
         yield from (Shape(count, most) for count in slots)
@@ -230,7 +233,7 @@ def compute_bytes(header: GgufHeader, options: Options, shape: Shape, rows: int)
 def step_of(model: Model, options: Options, shape: Shape, devices: Sequence[Device]) -> int:
     """Return the tokens of a prefill step, which everybody who decodes waits for; an embedding is a single one."""
     if embeds(options, model.header):
-        return padded(shape.context_tokens)
+        return shape.context_tokens
     step = options.batch or (GPU_BATCH_TOKENS if runs_on_gpu(devices) else CPU_BATCH_TOKENS)
     looks_at_once = model.projector is not None and (model.projector.header.projector or "").startswith("gemma")
     return max(step, WHOLE_IMAGE_TOKENS) if looks_at_once else step

@@ -47,8 +47,10 @@ def notes_of(spec: EngineSpec, options: Options, model: Model, shape: Shape) -> 
     """Return what is worth knowing of how the model is loaded."""
     trained, context = model.header.context_length, shape.context_tokens
     notes = []
-    if trained and context > trained:
-        notes.append(f"context {context} is beyond the {trained} tokens that the model was trained on")
+    if spec.context is not None and spec.context > context:
+        notes.append(
+            f"context {spec.context} was asked for; the model was trained on {context} tokens, and is held to them"
+        )
     if trained and spec.context is None and context < trained:
         notes.append(f"context {context} of the {trained} that the model was trained on: set context for more")
     if model.projector is not None and not model.sees:

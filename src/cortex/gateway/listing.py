@@ -52,6 +52,7 @@ def describe_model(
         "locations": [_location(replica) for replica in replicas],
         "context_length": context,
         "max_model_len": context,
+        "slots": sum(replica.slots for replica in ready),
         "capabilities": sorted({c for replica in ready for c in replica.capabilities}),
         "engine": spec.engine_name if spec else None,
         "simulated": (spec is not None and spec.engine_name == "simulated") or any(r.simulated for r in replicas),
