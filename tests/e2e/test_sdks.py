@@ -245,6 +245,26 @@ def test_a_schema_binds_the_answer_in_every_dialect(oai: openai.OpenAI, ant: ant
     assert isinstance(json.loads(free.choices[0].message.content or ""), dict)
 
 
+def test_a_schema_binds_an_answer_beside_tools_in_every_dialect(oai: openai.OpenAI, ant: anthropic.Anthropic) -> None:
+    """And a call is a call."""
+    asked: Any = {"model": "sim", "response_format": schema_of(Weather), "tools": [function("look")]}
+    chat, call = (oai.chat.completions.create(**asked, messages=[says(text)]) for text in (HI, "#tool"))
+    text: Any = {"format": {"type": "json_schema", "name": "w", "schema": Weather.model_json_schema()}}
+    response = oai.responses.create(model="sim", input=HI, text=text, tools=[function("look", flat=True)])
+    message = ant.messages.parse(
+        model="sim", messages=[says()], max_tokens=400, output_format=Weather, tools=[tool("look")]
+    )
+
+    assert Weather.model_validate_json(chat.choices[0].message.content or "")
+    assert [each.type for each in call.choices[0].message.tool_calls or ()] == ["function"]
+    assert Weather.model_validate_json(response.output_text)
+    assert isinstance(message.parsed_output, Weather)
+
+
+def schema_of(kind: type[BaseModel]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "w", "schema": kind.model_json_schema()}}
+
+
 # agents ---------------------------------------------------------------------------------------------------------------
 
 

@@ -135,8 +135,17 @@ def test_a_schema_binds_a_real_model_in_every_dialect(oai: openai.OpenAI, ant: a
         text={"format": {"type": "json_schema", "name": "c", "schema": schema, "strict": True}},
     )
 
+    beside_tools = oai.responses.create(
+        model="demo",
+        input=QUESTION,
+        max_output_tokens=60,
+        text={"format": {"type": "json_schema", "name": "c", "schema": schema, "strict": True}},
+        tools=[function("weather", flat=True)],
+        temperature=0,
+    )
+
     said = [block.text for block in message.content if block.type == "text"]
-    for text in (*said, response.output_text):
+    for text in (*said, response.output_text, beside_tools.output_text):
         assert json.loads(text)["colour"] in ("red", "blue")
 
 
