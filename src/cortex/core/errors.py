@@ -5,6 +5,7 @@ CortexError
 ├── RequestError                the client must change the request (4xx)
 │   ├── BadRequest · ContextLengthExceeded · RequestTooSlow · PayloadTooLarge · HeadersTooLarge
 │   ├── UnsupportedMediaType · ModelNotFound · RouteNotFound · MethodNotAllowed · UpgradeRequired
+│   ├── Conflict                what was asked for does not go with how things are now
 │   ├── AuthenticationFailed    no key, or not one of ours
 │   └── PermissionDenied        the caller is known, or the page is not, and this is not for them
 └── ServiceError                the same request may succeed later, or elsewhere (429, 5xx)
@@ -123,6 +124,12 @@ class MethodNotAllowed(RequestError):
     """The path exists, for another method."""
 
     status, code = 405, "method_not_allowed"
+
+
+class Conflict(RequestError):
+    """Things are not, or no longer, as the request takes them to be; look again, and then decide."""
+
+    status, code = 409, "conflict"
 
 
 class ModelNotFound(RequestError):

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
-from cortex.core.errors import CortexError, ModelNotFound, ModelNotReady, NoHealthyNode, ServiceError
+from cortex.core.errors import Conflict, CortexError, ModelNotFound, ModelNotReady, NoHealthyNode, ServiceError
 from cortex.core.model_spec import DEFAULT_PRIORITY, ModelSpec
 from cortex.fleet.doors import Doors, Ticket
 from cortex.fleet.effects import Effects
@@ -98,6 +98,23 @@ class Reconciler:
         idle = [r for r in ready if r not in pinned and not moment.busy(r.spot)]
         for replica in sorted(idle, key=moment.last_used)[: max(0, len(ready) - keep)]:
             self._remove(replica.spot, "unloaded", "client", reason, now)
+
+    # orders -----------------------------------------------------------------------------------------------------------
+
+    def carry_out(self, plan: Plan, now: float) -> None:
+        """Load by an operator's *plan*, whoever waits for that or not. Raises Conflict if a load is under way."""
+        job = self._jobs.get(plan.model)
+        if job is not None and job.work is not None:
+            raise Conflict(f"{plan.model} is on its way already: {self._doing(job)}")
+        spec = self._catalogue.get(plan.model)
+        if job is None:
+            rank = spec.priority if spec is not None else DEFAULT_PRIORITY
+            job = self._jobs[plan.model] = Job(plan.model, "order", now, rank)
+        self._commit(job, plan, Placement(plan), now)
+
+    def unload(self, spot: Spot, now: float) -> None:
+        """Drain the replica at *spot* and unload it: an operator wants it gone."""
+        self._remove(spot, "unloaded", "order", "an operator unloads it", now)
 
     def ready(self, model: str) -> tuple[ReplicaView, ...]:
         """Return the replicas that may be given work; kept until the view of them or what is leaving changes."""

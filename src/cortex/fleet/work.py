@@ -11,7 +11,7 @@ from cortex.fleet.fit import FLOOR_BYTES
 from cortex.fleet.plan import Plan
 from cortex.fleet.view import NodeView, Spot
 
-Cause = Literal["request", "spread", "restore", "move", "recycle"]
+Cause = Literal["request", "spread", "restore", "move", "recycle", "order"]
 Phase = Literal["unloading", "looking", "loading", "confirming"]
 
 

@@ -41,6 +41,8 @@ from cortex.gateway.metrics.fleet import Scene
 from cortex.gateway.nodes import Nodes
 from cortex.gateway.ollama_routes import OllamaRoutes
 from cortex.gateway.openapi import serve_document
+from cortex.gateway.order_routes import OrderRoutes
+from cortex.gateway.pins import Pins
 from cortex.gateway.poller import Poller
 from cortex.gateway.relay import Relay
 from cortex.gateway.steward import Steward
@@ -69,7 +71,9 @@ class CortexGateway:
     """
 
     def __init__(self, config: GatewayConfig, catalogue: Catalogue, state: Path, path: Path | None = None) -> None:
-        self.config, self.catalogue = config, catalogue
+        self.pins = Pins(state)
+        self.config, self._written = config, catalogue
+        self.catalogue = catalogue = self.pins.applied(catalogue)
         self.clock = time.monotonic
         self.created = int(time.time())
         self.journal, self.feed, self.drain = Journal(), Feed(), Drain()
@@ -107,7 +111,7 @@ class CortexGateway:
                 path,
                 os.environ,
                 config,
-                catalogue,
+                self._written,
                 on_config=self._config_changed,
                 on_catalogue=self._catalogue_changed,
                 keys=self.access.keys,
@@ -160,9 +164,10 @@ class CortexGateway:
         self.nodes.configure(config.neurons)
         self._follow_nodes()
 
-    def _catalogue_changed(self, catalogue: Catalogue) -> None:
-        self.catalogue = self.inference.catalogue = catalogue
-        self.steward.reconciler.catalogue_changed(catalogue.specs, self.clock())
+    def _catalogue_changed(self, written: Catalogue) -> None:
+        self._written = written
+        self.catalogue = self.inference.catalogue = self.pins.applied(written)
+        self.steward.reconciler.catalogue_changed(self.catalogue.specs, self.clock())
         self._warn_of_unknown_nodes()
 
     async def _keys_changed(self, keys: Keys) -> None:
@@ -200,6 +205,11 @@ class CortexGateway:
         (self.nodes.drain if drained else self.nodes.undrain)(name)
         self._follow_nodes()
 
+    def pin_model(self, model: str, *, pinned: bool) -> None:
+        """Have the model with the id *model* stay, or let it go again. Raises BadRequest, ServiceError."""
+        (self.pins.pin if pinned else self.pins.unpin)(self._written.specs[model])
+        self._catalogue_changed(self._written)
+
     # what is not the data path ----------------------------------------------------------------------------------------
 
     def site(self) -> Site:
@@ -229,6 +239,7 @@ class CortexGateway:
             Route("/v1/models", self.models),
             Route("/v1/models/{model:path}", self.model),
             *FleetRoutes(self).table(),
+            *OrderRoutes(self).table(),
             *DialectRoutes(self).table(),
             *OllamaRoutes(self).table(),
             *WebRoutes(self).table(),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
-from cortex.core.errors import BadRequest, ConfigError, RouteNotFound, ServiceError
+from cortex.core.errors import BadRequest, RouteNotFound
 from cortex.core.logging import get_logger
 from cortex.gateway.config import NeuronAddress, is_endpoint
+from cortex.gateway.state_file import keep, kept
 
 log = get_logger(__name__)
 
@@ -109,11 +109,7 @@ class Nodes:
 
     def _keep(self, *, added: tuple[NeuronAddress, ...], drained: tuple[str, ...]) -> None:
         state = _State(added=added, drained=drained)
-        try:
-            _write(self._file, msgspec.json.format(msgspec.json.encode(state)) + b"\n")
-        except OSError as error:
-            reason = f"{self._file} cannot be written: {error.strerror or error}"
-            raise ServiceError(reason, code="state_not_kept") from None
+        keep(self._file, state)
         self._state = state
 
 
@@ -129,21 +125,4 @@ def _checked(name: str, endpoint: str) -> NeuronAddress:
 
 
 def _read(file: Path) -> _State:
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=_State)
-    except FileNotFoundError:
-        return _State()
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
-        remedy = "repair it, or delete it to forget which nodes were added and drained"
-        raise ConfigError(f"{file}: {error}; {remedy}") from None
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Put *content* in place of *file*, whole or not at all; only this user may read it."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = file.with_suffix(".new")
-    with open(draft, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
-        output.write(content)
-        output.flush()
-        os.fsync(output.fileno())
-    draft.replace(file)
+    return kept(file, _State, "which nodes were added and drained") or _State()

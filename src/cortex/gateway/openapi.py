@@ -38,6 +38,9 @@ _NAMES = {
     "Envelope": "OpenAIError",
     "NewNode": "NewNodeRequest",
     "SignIn": "SignInRequest",
+    "LoadOrder": "LoadOrderRequest",
+    "UnloadOrder": "UnloadOrderRequest",
+    "PinOrder": "PinOrderRequest",
 }
 # A response's request leaves these to be read one by one, by their type.
 _ITEMS: dict[str, type] = {

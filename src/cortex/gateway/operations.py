@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cortex.gateway.fleet_routes import NewNode
+from cortex.gateway.order_routes import LoadOrder, PinOrder, UnloadOrder
 from cortex.gateway.web.routes import SignIn
 from cortex.wire import openai
 from cortex.wire.anthropic import schema as anthropic
@@ -200,6 +201,31 @@ OPERATING = (
         "/fleet/nodes/{name}",
         "Fleet",
         "Forget a node that was added.",
+        parameters=(_NODE,),
+        errors=(404, *_KEYED),
+    ),
+    Operation(
+        "post",
+        "/fleet/load",
+        "Fleet",
+        "Load one more replica of a model, or tell how it would be done.",
+        LoadOrder,
+        errors=(404, 409, *_KEYED),
+    ),
+    Operation(
+        "post",
+        "/fleet/unload",
+        "Fleet",
+        "Unload a replica, or tell what that would come to.",
+        UnloadOrder,
+        errors=(404, 409, *_KEYED),
+    ),
+    Operation("post", "/fleet/pin", "Fleet", "Pin a model, or unpin it.", PinOrder, errors=(404, *_KEYED)),
+    Operation(
+        "get",
+        "/fleet/nodes/{name}/drain",
+        "Fleet",
+        "Tell what draining a node would come to.",
         parameters=(_NODE,),
         errors=(404, *_KEYED),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Set
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -125,7 +125,7 @@ class Told:
         gateway, reconciler = self._gateway, self._gateway.steward.reconciler
         if self._catalogue is not gateway.catalogue:
             self._catalogue = gateway.catalogue
-            self._models = [_model(spec) for spec in gateway.catalogue.specs.values()]
+            self._models = [_model(spec, gateway.pins.models) for spec in gateway.catalogue.specs.values()]
         doors, commitments = reconciler.doors, reconciler.situation(gateway.clock()).commitments
         return {
             "models": self._models,
@@ -135,7 +135,7 @@ class Told:
         }
 
 
-def _model(spec: ModelSpec) -> Value:
+def _model(spec: ModelSpec, pinned_by_operator: Set[str]) -> Value:
     return {
         "id": spec.id,
         "aliases": list(spec.aliases),
@@ -143,6 +143,7 @@ def _model(spec: ModelSpec) -> Value:
         "context": spec.context,
         "priority": spec.priority,
         "pinned": spec.pinned,
+        "unpinnable": spec.id in pinned_by_operator,
         "pinned_on": list(spec.pinned_on),
         "min_resident": spec.min_resident,
         "max_replicas": spec.max_replicas,
