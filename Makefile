@@ -1,4 +1,5 @@
-# make run: try it here.  make test: the whole suite.  make test-unit: what needs no model.  make lint: style, types, import contracts.
+# make run: try it here.  make test: the whole suite.  make test-unit: what needs no model.
+# make test-tp: what needs torch.  make lint: style, types, import contracts.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,16 +7,20 @@ BIN := $(VENV)/bin
 # pip itself is among what is installed: one before 24.1 cannot tell how far the download of a model is.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt pip
 
-.PHONY: run test test-unit test-ui vendor lint bench drive clean
+.PHONY: run test test-unit test-tp test-ui vendor lint bench drive clean
 
 run: $(VENV)/installed
 	@$(BIN)/cortex up
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not tp"
+
+# The engine `transformers`, on one rank and on several: installs torch, which nothing else needs.
+test-tp: $(VENV)/installed-tp
+	$(BIN)/pytest -m tp
 
 test-unit: $(VENV)/installed-dev
-	$(BIN)/pytest -m "not e2e"
+	$(BIN)/pytest -m "not e2e and not tp"
 
 # The dashboard in a real Chromium; it is skipped where there is none.
 test-ui: $(VENV)/installed-dev
@@ -59,6 +64,11 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing Cortex, its default engine and what the tests need into $(VENV)"
 	$(INSTALL) --editable '.[llamacpp,dev]'
 	@touch $(VENV)/installed $@
+
+$(VENV)/installed-tp: pyproject.toml constraints.txt | $(VENV)/created
+	@echo "Installing Cortex, torch and what the tests of the engine transformers need into $(VENV)"
+	$(INSTALL) --editable '.[llamacpp,transformers,dev,tp]'
+	@touch $(VENV)/installed $(VENV)/installed-dev $@
 
 $(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Cortex needs Python 3.11 or newer, and \

@@ -32,11 +32,17 @@ from cortex.wire.openai import read_request
 MODEL = "demo/model"
 CPU = Device(index=0, kind="cpu", name="cpu", memory_free_bytes=8 << 30)
 CONTEXT = 2048
-CLASSES = {"simulated": "cortex.engines.simulated:Simulated", "llamacpp": "cortex.engines.llamacpp:LlamaCpp"}
+CLASSES = {
+    "simulated": "cortex.engines.simulated:Simulated",
+    "llamacpp": "cortex.engines.llamacpp:LlamaCpp",
+    "transformers": "cortex.engines.transformers.engine:Transformers",
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "simulated": {"slots": 2, "load_seconds": 0.2, "tokens_per_second": 200, "prefill_tokens_per_second": 2000},
     "llamacpp": {"slots": 2},
+    "transformers": {"slots": 2, "batch": 64},
 }
+MODELS = {"llamacpp": "demo_gguf", "transformers": "demo_safetensors"}
 QUESTION = [{"role": "user", "content": "Tell me about the sea."}]
 WEATHER = {
     "type": "function",
@@ -159,14 +165,21 @@ def spec_of(name: str, path: str, options: dict[str, Any]) -> EngineSpec:
 
 
 # A real model makes a test one of the slow part, whatever room it is in.
-@pytest.fixture(scope="module", params=["simulated", pytest.param("llamacpp", marks=pytest.mark.e2e)])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "simulated",
+        pytest.param("llamacpp", marks=pytest.mark.e2e),
+        pytest.param("transformers", marks=pytest.mark.tp),
+    ],
+)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def path(name: str, request: pytest.FixtureRequest) -> str:
-    return "" if name == "simulated" else str(request.getfixturevalue("demo_gguf"))
+    return str(request.getfixturevalue(MODELS[name])) if name in MODELS else ""
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,52 @@
+"""A Llama of a few kilobytes with chance for weights: 8 heads of which 4 are of keys, so that 2 ranks can share it."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ("<|end|>", "<|im_start|>", "<|im_end|>")
+
+
+def write_tiny_llama(folder: Path, *, seed: int = 7, context: int = 512) -> Path:
+    """Write the model with its tokenizer, a token a character, and return *folder*."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    characters = [*string.printable]
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(SPECIAL) + len(characters),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=context,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=[0, 2],
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    _write_tokenizer(folder, characters)
+    return folder
+
+
+def _write_tokenizer(folder: Path, characters: list[str]) -> None:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    vocabulary = {token: at for at, token in enumerate([*SPECIAL, *characters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?m)."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "chat_template": TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
