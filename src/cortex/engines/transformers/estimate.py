@@ -25,7 +25,7 @@ def estimate(spec: EngineSpec, folder: Folder, options: Options, context: int) -
     each = weights + cache + _working_bytes(spec, folder, options, context)
     if any(map(is_gpu, spec.devices)):
         return {device.index: each + GPU_CONTEXT_BYTES for device in spec.devices}
-    per_device = -(-ranks // len(spec.devices)) * (each + CPU_PROCESS_BYTES)
+    per_device = -(-ranks // len({device.index for device in spec.devices})) * (each + CPU_PROCESS_BYTES)
     return {device.index: per_device for device in spec.devices}
 
 
