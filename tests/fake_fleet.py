@@ -243,6 +243,7 @@ class Gateway:
         self.cortex, self.state, self.port, self._client = cortex, state, port, client
         self.url = f"http://127.0.0.1:{port}"
         self.bare: list[asyncio.StreamWriter] = []
+        self.state_directory = Path()
 
     async def get(self, path: str, **headers: str) -> httpx2.Response:
         return await soon(self._client.get(self.url + path, headers=_dashed(headers)))
@@ -324,6 +325,7 @@ class FakeFleet:
         kind = protocol_for(cortex.site())
         server = await asyncio.get_running_loop().create_server(lambda: kind(None, state, {}), "127.0.0.1", 0)
         gateway = Gateway(cortex, state, server.sockets[0].getsockname()[1], self._client)
+        gateway.state_directory = state_directory
         self._stack.push_async_callback(_close, server, gateway)
         return gateway
 

@@ -245,9 +245,15 @@ class Reconciler:
         """Begin to carry *plan* out: victims first, then a fresh look at the memory."""
         work = job.work = Work(plan, job, now, "unloading" if plan.victims else "looking", set(plan.victims), now)
         self._works.setdefault(plan.node, []).append(work)
-        job.held = ""
         rejected = dict((*placement.rejected, *placement.held))
-        details = {"cause": job.cause, "plan": describe_plan(plan), "rejected": rejected}
+        details = {
+            "cause": job.cause,
+            "plan": describe_plan(plan),
+            "rejected": rejected,
+            "held": job.held,
+            "held_seconds": now - job.since,
+        }
+        job.held = ""
         self._note(now, "planned", job.model, plan.node, plan.reason, details)
         for spot in plan.victims:
             anew = spot == work.spot
@@ -303,8 +309,9 @@ class Reconciler:
         elif node.seen_at < work.phase_since:
             return  # it did not answer this time: it is asked again, until it does or is taken for dead
         elif not (missing := missing_bytes(work, self._works[plan.node], node)):
+            waited = {"unload_seconds": work.phase_since - work.since, "memory_seconds": now - work.phase_since}
             work.phase, work.phase_since = "loading", now
-            self._note(now, "load_started", plan.model, plan.node, plan.reason)
+            self._note(now, "load_started", plan.model, plan.node, plan.reason, waited)
             self._effects.load(spec, plan)
         elif not plan.victims or now - work.phase_since > SETTLE_SECONDS:
             self._drop(work, missing, now)

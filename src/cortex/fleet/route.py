@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -21,12 +21,26 @@ _Free = tuple[ReplicaView, float, Pace]
 """A replica that may be chosen, how full it is, and its pace."""
 
 
+class Among(NamedTuple):
+    """What a choice was made from; only `passed_over` reads it, once somebody asks."""
+
+    replicas: Sequence[ReplicaView]
+    free: Sequence[_Free]
+    shape: Shape
+    warm: Mapping[str, float]
+    avoid: Set[str]
+
+
 class Choice(msgspec.Struct, frozen=True):
-    """The replica that serves, in how many seconds it is expected to be done, and what spoke for it."""
+    """The replica that serves, in how many seconds it is expected to be done, and what spoke for it.
+
+    `among` is None where there was but one replica.
+    """
 
     replica: ReplicaView
     expected_seconds: float
     reason: Reason
+    among: Among | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +90,32 @@ def choose(
             continue
         if seconds < least or load < fill or (few and load == fill and replica.node < best.node):
             best, least, fill = replica, seconds, load
+    among = Among(replicas, free, shape, warm, frozenset(avoid)) if len(replicas) > 1 else None
     if few and len(free) == 1:
-        return Choice(best, least, "only free replica")
-    return Choice(best, least, "warm prefix" if warm.get(best.node) else "least expected time")
+        return Choice(best, least, "only free replica", among)
+    return Choice(best, least, "warm prefix" if warm.get(best.node) else "least expected time", among)
+
+
+def passed_over(choice: Choice) -> dict[str, str]:
+    """Return why not the other replicas that *choice* was made from, by node; of more than 32, those compared."""
+    among = choice.among
+    if among is None:
+        return {}
+    mean = mean_pace(pace for _, _, pace in among.free)
+    free = {replica.node: (load, pace) for replica, load, pace in among.free}
+    others = among.replicas if len(among.replicas) <= COMPARED else [replica for replica, _, _ in among.free]
+    told = {}
+    for node in [replica.node for replica in others if replica.node != choice.replica.node]:
+        if node in among.avoid:
+            told[node] = "failed this request"
+        elif node not in free:
+            told[node] = "no free slot"
+        else:
+            load, pace = free[node]
+            pace = pace if pace.samples else mean
+            seconds = _expected(pace, among.shape, load, among.warm.get(node, 0.0))
+            told[node] = f"done in about {seconds:.1f} s"
+    return told
 
 
 def ranking(

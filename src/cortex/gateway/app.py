@@ -23,6 +23,7 @@ from cortex.core.errors import ModelNotFound
 from cortex.core.logging import configure_log, get_logger
 from cortex.core.quantities import bytes_of, seconds_of
 from cortex.fleet.situation import Situation
+from cortex.fleet.view import Spot
 from cortex.gateway.access import Access, caller_of, check_listening, known_to
 from cortex.gateway.catalogue import Catalogue, unknown_nodes
 from cortex.gateway.config import GatewayConfig, NeuronAddress, key_file, node_token, state_directory
@@ -48,6 +49,9 @@ from cortex.gateway.relay import Relay
 from cortex.gateway.steward import Steward
 from cortex.gateway.stored_responses import StoredResponses
 from cortex.gateway.trace.journal import Journal
+from cortex.gateway.trace.keeper import Keeper
+from cortex.gateway.trace.store import TraceStore
+from cortex.gateway.trace_routes import TraceRoutes
 from cortex.gateway.upstream import Pool
 from cortex.gateway.watch import Watch
 from cortex.gateway.web.routes import WebRoutes
@@ -78,6 +82,7 @@ class CortexGateway:
         self.created = int(time.time())
         self.journal, self.feed, self.drain = Journal(), Feed(), Drain()
         self.metrics = Metrics(self.journal)
+        self.keeper = self._make_keeper(state)
         self.nodes = Nodes(config.neurons, state)
         limits, origin = config.limits, path or state / "cortex.toml"
         token = node_token(origin, config)
@@ -86,7 +91,14 @@ class CortexGateway:
             (), limits, self.control, on_lost=self._pool.drop, on_change=self._node_changed, clock=self.clock
         )
         self.steward = Steward(
-            catalogue.specs, config.policy(), self.poller, self.control, self.metrics, self.feed, self.clock
+            catalogue.specs,
+            config.policy(),
+            self.poller,
+            self.control,
+            self.metrics,
+            self.keeper,
+            self.feed,
+            self.clock,
         )
         relay = Relay(self._pool, limits.stall_seconds, token)
         kept = config.responses
@@ -127,6 +139,7 @@ class CortexGateway:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.access.ledger.run, name="ledger")
             tasks.start_soon(self.journal.run, name="journal")
+            tasks.start_soon(self.keeper.run, name="keeper")
             await self.poller.first_round(FIRST_ROUND_SECONDS)
             self.steward.start(tasks)
             tasks.start_soon(self.poller.run, name="poller")
@@ -240,6 +253,7 @@ class CortexGateway:
             Route("/v1/models/{model:path}", self.model),
             *FleetRoutes(self).table(),
             *OrderRoutes(self).table(),
+            *TraceRoutes(self).table(),
             *DialectRoutes(self).table(),
             *OllamaRoutes(self).table(),
             *WebRoutes(self).table(),
@@ -281,6 +295,24 @@ class CortexGateway:
         if spec is None and model not in view.models:
             raise ModelNotFound(model, known_to(caller, self.catalogue.near(model, view.models)))
         return describe_model(model, spec, view, self.created, self._situation())
+
+    def _make_keeper(self, state: Path) -> Keeper:
+        settings = self.config.trace
+        store = TraceStore(state / "traces.db", keep=settings.keep, history_seconds=seconds_of(settings.history))
+        keeper = Keeper(self.journal, store, settings.keep)
+        keeper.observe(self._busy, self._progress)
+        return keeper
+
+    def _busy(self) -> tuple[int, int]:
+        """Return how many requests wait, and how many are under way."""
+        doors = self.steward.reconciler.doors
+        return sum(len(doors.waiting(model)) for model in doors.waiting_since()), doors.flights.total()
+
+    def _progress(self, spot: Spot) -> str:
+        """Return how far the load at *spot* is."""
+        node = self.poller.view.by_name.get(spot[0])
+        replica = node.models.get(spot[1]) if node is not None else None
+        return replica.progress if replica is not None else ""
 
     def _scene(self) -> Scene:
         return Scene(self.clock(), self.poller.view, self.steward.reconciler.doors, self.poller.readings)

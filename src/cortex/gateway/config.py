@@ -110,6 +110,13 @@ class Responses(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     max_bytes: Size = "1 GB"
 
 
+class TraceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[trace]`: of how many requests the story is kept, and for how long the figures of each minute."""
+
+    keep: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000
+    history: Duration = "24h"
+
+
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file."""
 
@@ -119,6 +126,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     keys: KeySettings = KeySettings()
     images: Images = Images()
     responses: Responses = Responses()
+    trace: TraceSettings = TraceSettings()
     neurons: list[NeuronAddress] = []
     models_config: str | None = None
 
@@ -142,6 +150,7 @@ def load_config(path: Path, env: Mapping[str, str]) -> GatewayConfig:
     for key in ("drain_after", "restore_after", "spread_after"):
         _check_duration(getattr(config.eviction, key), f"{path}: eviction.{key}")
     _check_duration(config.responses.keep, f"{path}: responses.keep")
+    _check_duration(config.trace.history, f"{path}: trace.history")
     _check_size(config.responses.max_bytes, f"{path}: responses.max_bytes")
     _check_size(config.images.max_bytes, f"{path}: images.max_bytes", MAX_IMAGE_BYTES)
     try:
@@ -200,7 +209,9 @@ def restart_keys(running: GatewayConfig, edited: GatewayConfig) -> tuple[str, ..
 
 def _flat(config: GatewayConfig) -> dict[str, Any]:
     own = msgspec.structs.asdict(config)
-    tables = {name: msgspec.structs.asdict(own.pop(name)) for name in ("gateway", "keys", "images", "responses")}
+    tables = {
+        name: msgspec.structs.asdict(own.pop(name)) for name in ("gateway", "keys", "images", "responses", "trace")
+    }
     return {**{f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}, **own}
 
 

@@ -331,7 +331,7 @@ class Inference:
     async def _turn(self, story: Story, ticket: WaitingRequest, last: CortexError | None) -> Choice:
         """Wait for a replica. Raises what refuses the request; after a failed attempt, what that failed of."""
         began = story.asked_at = time.perf_counter()
-        story.waits = True
+        story.waits, story.choice = True, None
         try:
             choice = story.choice = await self._steward.replica_for(ticket)
         except CortexError as error:

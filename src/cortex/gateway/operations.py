@@ -58,6 +58,7 @@ _MODEL = Parameter("model", "path", "A model's id or alias; its slashes may be p
 _NODE = Parameter("name", "path", "A node's name.")
 _RESPONSE = Parameter("response_id", "path", "The id of a response that was made with `store`.")
 _AFTER = Parameter("after", "query", "Only entries after the one with this number.", "integer")
+_SINCE = Parameter("since", "query", "Seconds since 1970, or how long ago, such as 90s or 2h.")
 _VERSION = Parameter("anthropic-version", "header", "Given, the answer has Anthropic's shape.")
 _PAGE = (
     Parameter("limit", "query", "How many models a page has; of Anthropic's shape only.", "integer"),
@@ -194,6 +195,35 @@ OPERATING = (
         "Fleet",
         "Tell the whole fleet, then its changes and events, for as long as one listens.",
         answers=(EVENTS,),
+    ),
+    Operation(
+        "get",
+        "/fleet/history",
+        "Fleet",
+        "Tell the figures of each minute: requests, errors, times to the first token, tokens, loads, evictions.",
+        parameters=(_SINCE,),
+    ),
+    Operation(
+        "get",
+        "/traces",
+        "Fleet",
+        "List the last requests, or the slowest.",
+        parameters=(
+            Parameter("slow", "query", "Those that waited longest for their first token come first.", "boolean"),
+            Parameter("failed", "query", "Only requests that failed.", "boolean"),
+            Parameter("key", "query", "Only requests of the key with this name."),
+            Parameter("model", "query", "Only requests for the model with this id."),
+            _SINCE,
+            Parameter("limit", "query", "The most requests to return: 20 unless told otherwise.", "integer"),
+        ),
+    ),
+    Operation(
+        "get",
+        "/traces/{request_id}",
+        "Fleet",
+        "Tell where the time of one request went.",
+        parameters=(Parameter("request_id", "path", "The `x-request-id` of its answer."),),
+        errors=(404, *_KEYED),
     ),
     Operation("post", "/fleet/nodes", "Fleet", "Add a node, which is kept over restarts.", NewNode, status=201),
     Operation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -26,10 +26,11 @@ from cortex.gateway.control import Answer, Control
 from cortex.gateway.feed import Feed
 from cortex.gateway.metrics import Metrics
 from cortex.gateway.poller import Poller
+from cortex.gateway.trace.keeper import Keeper
 from cortex.wire.engine_api import Timings, Usage
 from cortex.wire.errors import error_from
 from cortex.wire.json import decode, encode
-from cortex.wire.node_api import EstimateAnswer, LoadRequest, UnloadRequest
+from cortex.wire.node_api import EstimateAnswer, LoadAnswer, LoadRequest, LoadStage, UnloadRequest
 
 log = get_logger(__name__)
 
@@ -39,6 +40,8 @@ ESTIMATE_SECONDS = 30.0
 ESTIMATES_AT_ONCE = 16
 
 _estimate = msgspec.json.Decoder(EstimateAnswer)
+_loaded = msgspec.json.Decoder(LoadAnswer)
+_UNLOGGED = frozenset({"rejected", "stages"})
 _WARNINGS = frozenset({"load_failed", "unload_failed", "plan_dropped", "refused"})
 
 
@@ -59,14 +62,16 @@ class Steward:
         poller: Poller,
         control: Control,
         metrics: Metrics,
+        keeper: Keeper,
         feed: Feed,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.reconciler = Reconciler(self, catalogue, policy)
         self._poller, self._control, self._clock = poller, control, clock
-        self._metrics, self._feed = metrics, feed
+        self._metrics, self._keeper, self._feed = metrics, keeper, feed
         self._tasks: TaskGroup
         self._looking: dict[str, bool] = {}
+        self._stages: dict[Spot, list[LoadStage]] = {}
         self._estimates = anyio.Semaphore(ESTIMATES_AT_ONCE)
 
     # life -------------------------------------------------------------------------------------------------------------
@@ -175,24 +180,31 @@ class Steward:
         self._tasks.start_soon(self._ask_estimate, spec, node, name=f"estimate:{spec.id}@{node}")
 
     def note(self, event: Event) -> None:
-        """Write it to the log and the feed, and count it."""
+        """Write it to the log and the feed, count it, and keep it for the requests that wait for it."""
+        if event.kind == "load_finished":
+            stages = [{"stage": s.stage, "seconds": s.seconds} for s in self._stages.get((event.node, event.model), ())]
+            event = replace(event, details={**event.details, "stages": stages})
         tell = log.warning if event.kind in _WARNINGS else log.info
-        details = {key: value for key, value in event.details.items() if key != "rejected"}
+        details = {key: value for key, value in event.details.items() if key not in _UNLOGGED}
         where = {"node": event.node} if event.node else {}
         tell(event.kind, model=event.model, **where, reason=event.reason, **details)
         keys: dict[str, Any] = {"model": event.model, "node": event.node, "reason": event.reason}
         self._feed.publish(time.time(), event.kind, **keys, **event.details)
         self._metrics.decided(event)
+        self._keeper.decided(event, time.perf_counter())
 
     async def _load(self, spec: ModelSpec, plan: Plan) -> None:
-        asked = load_request(spec, () if plan.blind else plan.devices)
-        error = await self._order(plan.node, "/models/load", encode(asked))
-        self.reconciler.loaded((plan.node, spec.id), error, self._clock())
+        asked, spot = load_request(spec, () if plan.blind else plan.devices), (plan.node, spec.id)
+        answer = await self._order(plan.node, "/models/load", encode(asked))
+        if isinstance(answer, Answer):
+            self._stages[spot] = stages_of(answer.body)
+        self.reconciler.loaded(spot, answer if isinstance(answer, CortexError) else None, self._clock())
+        self._stages.pop(spot, None)
 
     async def _unload(self, spot: Spot) -> None:
-        error = await self._order(spot[0], "/models/unload", encode(UnloadRequest(model_id=spot[1])))
-        is_gone = error is None or error.code == "model_not_found"
-        self.reconciler.unloaded(spot, None if is_gone else error, self._clock())
+        answer = await self._order(spot[0], "/models/unload", encode(UnloadRequest(model_id=spot[1])))
+        error = answer if isinstance(answer, CortexError) and answer.code != "model_not_found" else None
+        self.reconciler.unloaded(spot, error, self._clock())
 
     async def _look(self, node: str) -> None:
         while True:
@@ -215,8 +227,8 @@ class Steward:
             log.debug("estimate_failed", model=spec.id, node=node, error=str(error))
         self.reconciler.estimated(spec, node, need, self._clock())
 
-    async def _order(self, node: str, path: str, body: bytes) -> CortexError | None:
-        """Have *node* do something that takes as long as it takes; return what went wrong."""
+    async def _order(self, node: str, path: str, body: bytes) -> Answer | CortexError:
+        """Have *node* do something that takes as long as it takes; return its answer, or what went wrong."""
         try:
             answer = await self._post(node, path, body, None)
         except (UpstreamFailed, UpstreamTimeout) as lost:
@@ -224,7 +236,7 @@ class Steward:
         except KeyError:
             return UpstreamFailed(f"node {node} was removed")
         if answer.status < 300:
-            return None
+            return answer
         error = error_from(answer.status, answer.body, answer.headers.get(b"retry-after", b"").decode("latin-1"))
         if b"x-should-retry" in answer.headers:
             error.should_retry = answer.headers[b"x-should-retry"] == b"true"
@@ -247,6 +259,14 @@ def load_request(spec: ModelSpec, devices: tuple[int, ...] = ()) -> LoadRequest:
         vram_mb=spec.vram_mb,
         options=spec.options,
     )
+
+
+def stages_of(body: bytes) -> list[LoadStage]:
+    """Return where a node says that the time of its load went; nothing if it does not say."""
+    try:
+        return _loaded.decode(body).stages
+    except msgspec.MsgspecError:
+        return []
 
 
 def need_of(answer: EstimateAnswer) -> Need:

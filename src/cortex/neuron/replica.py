@@ -17,6 +17,7 @@ from cortex.fleet.devices import Wish
 from cortex.neuron.engine_process import EngineProcess
 from cortex.neuron.memory import Account
 from cortex.neuron.probation import Probation, Trial
+from cortex.neuron.stages import Stages
 from cortex.wire.engine_api import Chunk, Finished, Kind, Progress, ReplicaInfo
 from cortex.wire.node_api import LoadProgress, ModelInfo, ReplicaState, estimate_error
 
@@ -55,7 +56,6 @@ class Replica:
     clock: Callable[[], float] = time.monotonic
     state: ReplicaState = "loading"
     error: CortexError | None = None
-    progress: LoadProgress | None = None
     running: Running | None = None
     in_flight: int = 0
     restarts: int = 0
@@ -68,6 +68,7 @@ class Replica:
     requests: int = 0
     claim: str = ""
     levels: Mapping[int, int] = field(default_factory=dict)
+    stages: Stages = field(default_factory=Stages)
     _started: float = 0.0
     _ready_at: float = 0.0
     _idle_since: float = 0.0
@@ -78,11 +79,21 @@ class Replica:
     _gone: anyio.Event = field(default_factory=anyio.Event)
     _turn: anyio.Semaphore = field(default_factory=lambda: anyio.Semaphore(1))
 
+    @property
+    def progress(self) -> LoadProgress | None:
+        """How far its load is, if one is under way and says so."""
+        return self.stages.progress
+
+    @progress.setter
+    def progress(self, progress: LoadProgress | None) -> None:
+        self.stages.tell(progress, self.clock())
+
     async def run(self, bring_up: BringUp) -> None:
         """Bring the replica up, restart it when it crashes, and return once it was stopped or cannot be kept up."""
         try:
             while not self._stop.is_set():
                 self._started = self.clock()
+                self.stages.begin(self._started)
                 try:
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(self._cancel_on_stop, tasks.cancel_scope)

@@ -22,7 +22,7 @@ from cortex.fleet.devices import Wish
 from cortex.neuron.models import differences
 from cortex.serving.application import error_handlers, json_response
 from cortex.wire.json import decode, encode, fields_of
-from cortex.wire.node_api import LoadRequest, UnloadRequest, Version
+from cortex.wire.node_api import LoadAnswer, LoadRequest, UnloadRequest, Version
 from cortex.wire.openai import read_request
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ class NodeRoutes:
             if replica.state != "ready":
                 return json_response({"status": replica.state, "model_id": spec.id}, status=202)
         replica = await self._neuron.models.load(spec, wish)
+        stages = replica.stages.told(replica.clock())
         differing = differences(spec, replica.spec)
-        note = {"differs": differing} if differing else {}
-        return json_response({"status": "loaded", "model_id": spec.id, **note})
+        return json_response(LoadAnswer(status="loaded", model_id=spec.id, stages=stages, differs=list(differing)))
 
     async def estimate(self, request: Request) -> Response:
         """`POST /models/estimate`: what a load would take now, and where."""

@@ -20,6 +20,13 @@ def is_ollama(path: str) -> bool:
     return path.startswith("/api/")
 
 
+def dialect_of(path: str) -> str:
+    """Return the name of the dialect that clients of *path* speak."""
+    if path == "/v1/responses":
+        return "responses"
+    return "anthropic" if is_anthropic(path) else "ollama" if is_ollama(path) else "openai"
+
+
 def answer_of(error: CortexError, path: str, request_id: str) -> tuple[int, bytes, Headers]:
     """Return the status, the JSON body and the headers, but for its type, by which *error* is told on *path*."""
     headers = [*headers_of(error)]

@@ -176,6 +176,22 @@ class LoadRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     options: dict[str, Any] = {}
 
 
+class LoadStage(msgspec.Struct):
+    """A part of a load, and how long it took."""
+
+    stage: str
+    seconds: float
+
+
+class LoadAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The answer of `POST /models/load` once it serves: the stages in their order; fields in which it `differs`."""
+
+    status: str
+    model_id: str
+    stages: list[LoadStage] = []
+    differs: list[str] = []
+
+
 class EstimateAnswer(msgspec.Struct, kw_only=True):
     """The answer of `POST /models/estimate`, whose body is a `LoadRequest`: what that load would take, and of what.
 
