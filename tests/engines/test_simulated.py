@@ -766,3 +766,21 @@ def test_tokens_are_the_text(text: str) -> None:
 @given(st.integers(0, 300), st.integers())
 def test_prose_has_as_many_tokens_as_words(length: int, seed: int) -> None:
     assert len(tokens_of(prose(dice(seed), length))) == length
+
+
+@pytest.mark.parametrize("cut", [1, 7, 31])
+def test_an_answer_that_was_begun_goes_on_as_it_would_have(cut: int) -> None:
+    whole = message_of(say("hello", max_tokens=32))["content"]
+    begun = "".join(tokens_of(whole)[:cut])
+    asked = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": begun}]
+
+    events = ask("chat", messages=asked, continue_final_message=True, max_tokens=32 - cut)
+
+    assert begun + message_of(events)["content"] == whole
+    assert finished_of(events).usage.completion_tokens == 32 - cut
+
+
+def test_an_answer_that_it_would_not_have_begun_so_is_gone_on_with_all_the_same() -> None:
+    asked = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Nobody says this"}]
+
+    assert message_of(ask("chat", messages=asked, continue_final_message=True))["content"]

@@ -671,3 +671,10 @@ def test_the_head_tells_how_long_an_answer_may_get(fields: dict[str, Any], limit
 def test_the_paths_are_those_of_openai() -> None:
     assert KINDS[CHAT] == "chat"
     assert list(KINDS) == ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"]
+
+
+def test_an_assistants_last_message_can_be_left_open_and_no_other() -> None:
+    begun = [*HELLO, {"role": "assistant", "content": "Hel"}]
+
+    assert forwarded(read(messages=begun, continue_final_message=True))["continue_final_message"] is True
+    assert refused(continue_final_message=True).param == "continue_final_message"

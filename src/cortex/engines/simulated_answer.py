@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -56,6 +56,7 @@ class ChatBody(_Sampling, kw_only=True):
     top_logprobs: int | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
 
     @property
     def may_think(self) -> bool:
@@ -120,8 +121,10 @@ def answer_chat(body: bytes, spec: EngineSpec, context: int, created: int) -> An
     images = texts.image_count(chat.messages)
     count = _checked(len(texts.tokens_of(prompt)) + images * texts.IMAGE_TOKENS, context)
     limit = min(chat.max_tokens or context, context - count)
+    begun = texts.text_of(chat.messages.pop()) if chat.continue_final_message else ""
+    prompt = texts.render(chat.messages, chat.tools or ()) if begun else prompt
     choices = [
-        _chat_choice(chat, index, texts.dice(spec.model, chat.seed, prompt, index), limit)
+        _after(begun, chat, index, texts.dice(spec.model, chat.seed, prompt, index), limit)
         for index in range(chat.n or 1)
     ]
     return _answer(choices, count, ChatShape(spec.model, created, (chat.top_logprobs or 0) if chat.logprobs else None))
@@ -179,6 +182,15 @@ def read_wish(text: str) -> Wish:
         calls=min(calls, MAX_CALLS),
         tokens=int(found["tokens"]) if found.get("tokens") else None,
     )
+
+
+def _after(begun: str, chat: ChatBody, index: int, chance: Random, limit: int) -> Choice:
+    """Return what is left of a choice that has *begun*, where that is how this engine begins it; else all of it."""
+    said = len(texts.tokens_of(begun))
+    choice = _chat_choice(chat, index, chance, limit + said)
+    if "".join(token.text for token in choice.tokens[:said]) != begun:
+        return choice
+    return replace(choice, tokens=choice.tokens[said:], generated=choice.generated - said)
 
 
 def _chat_choice(chat: ChatBody, index: int, chance: Random, limit: int) -> Choice:

@@ -179,6 +179,7 @@ class ChatRequest(_Sampling, kw_only=True):
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateKwargs | None = None
+    continue_final_message: bool | None = None
 
 
 class CompletionRequest(_Sampling, kw_only=True):
@@ -204,7 +205,7 @@ _SAMPLING = frozenset(_Sampling.__struct_fields__) - {"model", "stream", "stream
 _FORWARDED: dict[Kind, frozenset[str]] = {
     "chat": _SAMPLING
     | {"messages", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls"}
-    | {"response_format", "reasoning_effort", "chat_template_kwargs"},
+    | {"response_format", "reasoning_effort", "chat_template_kwargs", "continue_final_message"},
     "completion": _SAMPLING | {"prompt", "logprobs"},
     "embedding": frozenset({"input", "encoding_format", "dimensions"}),
 }
@@ -297,6 +298,8 @@ def _read_chat(body: bytes, fields: json.Fields) -> Request:
     _check_tools(chat)
     if chat.top_logprobs and not chat.logprobs:
         raise BadRequest("top_logprobs: needs logprobs to be true", param="top_logprobs")
+    if chat.continue_final_message and chat.messages[-1].role != "assistant":
+        raise BadRequest("continue_final_message: the last message is no assistant's", param="continue_final_message")
     wanted = chat.response_format
     if wanted is not None and wanted.type == "json_schema" and wanted.json_schema is None:
         raise BadRequest("response_format.json_schema: is missing", param="response_format.json_schema")
