@@ -1,4 +1,4 @@
-"""A Llama of a few kilobytes with chance for weights: 8 heads of which 4 are of keys, so that 2 ranks can share it."""
+"""A Llama of a few kilobytes with chance for weights, and as many heads as ranks are to share it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEMPLATE = (
 SPECIAL = ("<|end|>", "<|im_start|>", "<|im_end|>")
 
 
-def write_tiny_llama(folder: Path, *, seed: int = 7, context: int = 512) -> Path:
+def write_tiny_llama(folder: Path, *, heads: int = 8, kv_heads: int = 4, seed: int = 7, context: int = 512) -> Path:
     """Write the model with its tokenizer, a token a character, and return *folder*."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -22,11 +22,11 @@ def write_tiny_llama(folder: Path, *, seed: int = 7, context: int = 512) -> Path
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(SPECIAL) + len(characters),
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=16 * heads,
+        intermediate_size=32 * heads,
         num_hidden_layers=2,
-        num_attention_heads=8,
-        num_key_value_heads=4,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
         max_position_embeddings=context,
         initializer_range=0.3,
         bos_token_id=None,

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from cortex import __version__
-from cortex.cli.daemon import find_config, places, stop_when_stdin_closes, until_stdin_closes_option
+from cortex.cli.daemon import stop_when_stdin_closes, until_stdin_closes_option
 from cortex.cli.failures import configuration
-from cortex.core.logging import configure_log
-
-if TYPE_CHECKING:
-    from cortex.neuron.config import NeuronConfig
-
-FILE = "neuron.toml"
+from cortex.cli.neuron_file import load_config_of_node
+from cortex.cli.trial_commands import tp_smoke, validate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,6 +22,8 @@ def neuron() -> None:
     Examples:
       neuron serve                      every setting has a default
       neuron serve -c neuron.toml
+      neuron validate ./qwen3-8b-Q4_K_M.gguf
+      neuron tp-smoke --devices 0,1
       curl http://127.0.0.1:13131/discovery
     """
 
@@ -57,26 +53,8 @@ def serve(config: Path | None, port: int | None, until_stdin_closes: bool) -> No
     if until_stdin_closes:
         stop_when_stdin_closes()
     with configuration():
-        app.serve(_load(config, port))
+        app.serve(load_config_of_node(config, port))
 
 
-def _load(given: Path | None, port: int | None) -> NeuronConfig:
-    """Return the configuration, after logging was set up as it says. Raises ConfigError."""
-    import msgspec
-
-    from cortex.core.config import convert
-    from cortex.core.logging import get_logger
-    from cortex.neuron.config import NeuronConfig, load_config
-
-    path = given or find_config(FILE)
-    if path is not None:
-        loaded = load_config(path, os.environ)
-    else:
-        loaded = convert({}, NeuronConfig, where="environment", env=os.environ, env_prefix="NEURON_")
-    configure_log(loaded.log, loaded.log_format, os.environ)
-    log = get_logger(__name__)
-    if path is not None:
-        log.info("config_read", path=str(path))
-    else:
-        log.info("config_defaults", reason="no file was given and none was found", looked=list(map(str, places(FILE))))
-    return loaded if port is None else msgspec.structs.replace(loaded, port=port)
+neuron.add_command(validate)
+neuron.add_command(tp_smoke)

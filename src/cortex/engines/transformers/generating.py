@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import aclosing
 from functools import partial
 from itertools import count
 from typing import Any
@@ -15,6 +16,7 @@ import anyio
 
 from cortex.core.errors import BadRequest
 from cortex.engines.base import Event
+from cortex.engines.call_or_answer import CallOrAnswer, call_or_answer
 from cortex.engines.transformers.answer import Answer
 from cortex.engines.transformers.batch import Prefill
 from cortex.engines.transformers.chunks import Chunks
@@ -26,12 +28,12 @@ from cortex.engines.transformers.markup import Marks
 from cortex.engines.transformers.member import Member
 from cortex.engines.transformers.messages import Admit
 from cortex.engines.transformers.prompts import Prompts
-from cortex.engines.transformers.request import Asked, read
+from cortex.engines.transformers.request import Asked, Translator, read
 from cortex.engines.transformers.runner import Clock, Ended, Heard, Runner, Running, Spoilt
 from cortex.engines.transformers.sampling import Chosen, Sampler
 from cortex.engines.transformers.stops import StopStrings
 from cortex.wire.engine_api import Chunk, Finished, Generate, Progress, Timings, Usage
-from cortex.wire.json import encode
+from cortex.wire.json import decode_any, encode
 
 # Requests have ids of their own; sequences get theirs here, so that no two are ever taken for one.
 _numbers = count(1)
@@ -74,12 +76,46 @@ class Generating:
 
     async def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
         """Run one request; see the protocol of engines."""
-        asked = await anyio.to_thread.run_sync(read, request, self._prompts, self._folder.generation, self._context)
+        fields = decode_any(request.body)
+        either = call_or_answer(fields) if request.kind == "chat" else None
+        if either is None:
+            events = self._run(request.id, await self._read(request.kind, fields))
+        else:
+            events = self._either(request.id, either)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _read(self, kind: str, fields: dict[str, Any], translator: Translator | None = None) -> Asked:
+        """Return what *fields* ask. Raises BadRequest, ContextLengthExceeded."""
+        return await anyio.to_thread.run_sync(
+            read, kind, fields, self._prompts, self._folder.generation, self._context, translator
+        )
+
+    async def _either(self, request_id: str, either: CallOrAnswer) -> AsyncGenerator[Event, None]:
+        """Write a draft, and where that is no call, the answer that is bound to a format."""
+        cached: int | None = None
+        async with aclosing(self._run(request_id, await self._read("chat", either.draft, either))) as events:
+            async for event in events:
+                if either.is_answer:
+                    break
+                if cached is None and isinstance(event, Progress):
+                    cached = event.cached
+                yield event
+        if not either.is_answer:
+            return
+        either.begin_answer()
+        async with aclosing(self._run(request_id, await self._read("chat", either.bound, either))) as events:
+            async for event in events:
+                yield either.finished(event, cached or 0) if isinstance(event, Finished) else event
+
+    async def _run(self, request_id: str, asked: Asked) -> AsyncGenerator[Event, None]:
+        """Let the runner compute what is *asked*, and tell what comes of it. Leaving this frees its slots."""
         if asked.choices > self._slots:
             raise BadRequest(f"n: this replica has {self._slots} slots, one for each choice", param="n")
         answers = self._answers(asked)
         samplers = await anyio.to_thread.run_sync(self._samplers, asked)
-        course = Course(request.id, asked, samplers, self._stop_ids, self.runner, min(self._slots, len(answers)))
+        course = Course(request_id, asked, samplers, self._stop_ids, self.runner, min(self._slots, len(answers)))
         translate = asked.translator.translate if asked.translator else lambda chunk: [chunk]
         try:
             async for index, heard in course:
@@ -88,7 +124,7 @@ class Generating:
                     continue
                 for chunk in self._chunks(answers[index], heard):
                     for each in translate(chunk):
-                        yield Chunk(request.id, encode(each))
+                        yield Chunk(request_id, encode(each))
                 if answers[index].finish_reason is not None:
                     await course.leave(index)
         finally:

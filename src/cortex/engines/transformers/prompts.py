@@ -29,6 +29,9 @@ class Prompts:
         self.backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
         if self.backend is None:
             raise LoadError(f"{path.name} has no tokenizer.json, and its own kind cannot be made into one")
+        # Some files ask for every text to be filled up or cut to one length, which is for us to decide.
+        self.backend.no_padding()
+        self.backend.no_truncation()
         self.template = self._tokenizer.chat_template if isinstance(self._tokenizer.chat_template, str) else None
         if self.template is None and isinstance(self._tokenizer.chat_template, dict):
             named = self._tokenizer.chat_template

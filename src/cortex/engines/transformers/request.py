@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from cortex.core.errors import BadRequest, ContextLengthExceeded
+from cortex.engines.call_or_answer import CallOrAnswer
 from cortex.engines.forced_tools import ForcedCall, forced_call
 from cortex.engines.json_schemas import check_schema
 from cortex.engines.legacy_logprobs import LegacyLogprobs
 from cortex.engines.one_call import OneCall
 from cortex.engines.transformers.prompts import Prompts, texts_of
 from cortex.engines.transformers.sampling import Sampling
-from cortex.wire.engine_api import Generate
-from cortex.wire.json import decode_any
 
-Translator = ForcedCall | LegacyLogprobs | OneCall
+Translator = CallOrAnswer | ForcedCall | LegacyLogprobs | OneCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +39,36 @@ class Asked:
         return sum(map(len, self.prompts))
 
 
-def read(request: Generate, prompts: Prompts, defaults: Mapping[str, Any], context: int) -> Asked:
-    """Return what *request* asks. Raises BadRequest, and ContextLengthExceeded for a prompt that cannot fit."""
-    fields = decode_any(request.body)
+def read(
+    kind: str,
+    fields: dict[str, Any],
+    prompts: Prompts,
+    defaults: Mapping[str, Any],
+    context: int,
+    translator: Translator | None = None,
+) -> Asked:
+    """Return what *fields* ask. Raises BadRequest, and ContextLengthExceeded for a prompt that cannot fit.
+
+    A *translator* of the caller's takes the place of the request's own.
+    """
     stop = fields.get("stop") or []
     common: dict[str, Any] = {
         "choices": fields.get("n") or 1,
         "sampling": sampling_of(fields, defaults),
         "stops": [stop] if isinstance(stop, str) else stop,
     }
-    if request.kind == "chat":
-        return _chat(fields, prompts, context, common)
+    if kind == "chat":
+        return _chat(fields, prompts, context, common, translator)
     texts = texts_of(fields["prompt"])
     tokens = [prompts.tokens(text) if isinstance(text, str) else list(text) for text in texts]
     limits = [_limit(fields, len(each), context) for each in tokens]
-    translator = LegacyLogprobs() if fields.get("logprobs") is not None else None
-    return Asked("completion", tokens, limits=limits, translator=translator, **common)
+    legacy = LegacyLogprobs() if fields.get("logprobs") is not None else None
+    return Asked("completion", tokens, limits=limits, translator=legacy, **common)
 
 
-def _chat(fields: dict[str, Any], prompts: Prompts, context: int, common: dict[str, Any]) -> Asked:
+def _chat(
+    fields: dict[str, Any], prompts: Prompts, context: int, common: dict[str, Any], translator: Translator | None
+) -> Asked:
     _check_schemas(fields)
     forced = forced_call(fields)
     tokens, thinking = prompts.chat_tokens(fields)
@@ -75,7 +85,7 @@ def _chat(fields: dict[str, Any], prompts: Prompts, context: int, common: dict[s
         schema=_format_of(fields.get("response_format") or {}),
         tools=tools,
         thinking=thinking,
-        translator=OneCall() if tools and fields.get("parallel_tool_calls") is False else None,
+        translator=translator or (OneCall() if tools and fields.get("parallel_tool_calls") is False else None),
         **common,
     )
 
