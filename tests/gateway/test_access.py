@@ -14,12 +14,12 @@ from cortex.core.errors import BudgetExceeded, ConfigError
 from cortex.core.model_spec import ModelSpec
 from cortex.gateway.access import Access, check_listening, wanted_scope
 from cortex.gateway.config import KeySettings
-from cortex.gateway.inference import paid_usage
 from cortex.gateway.keys.entry import KeyEntry
 from cortex.gateway.keys.file import add_key, load_keys, remove_key
 from cortex.gateway.keys.ledger import StoreError, Use
 from cortex.gateway.keys.secret import new_key
 from cortex.gateway.relay import Outcome
+from cortex.gateway.story import paid_usage
 from cortex.wire.engine_api import Timings, Usage
 from cortex.wire.openai import CHAT
 from cortex.wire.sse import Trailer

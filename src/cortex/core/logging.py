@@ -70,7 +70,7 @@ class Logger:
     def _emit(self, level: int, event: str, keys: dict[str, Any]) -> None:
         if level < _state.filter.level_of(self._name):
             return
-        _state.tell({"level": _NAMES[level], "event": event, "logger": self._name, **keys}, level)
+        _state.tell(level, {"event": event, "logger": self._name, **keys})
 
     def enabled(self, level: int) -> bool:
         """Whether an event of *level* would be heard."""
@@ -102,21 +102,24 @@ class _State:
 
     def __init__(self) -> None:
         self.filter = LevelFilter("info")
-        self.write(LineWriter(sys.stderr), structlog.processors.JSONRenderer(_json))
+        self._clock = _Clock()
+        self.write(LineWriter(sys.stderr), _json)
         atexit.register(lambda: self.writer.flush())
 
     def write(self, writer: LineWriter, renderer: Processor) -> None:
         """Write to *writer* from now on, as *renderer* renders."""
         self.writer = writer
-        self.processors: list[Processor] = [structlog.processors.format_exc_info, _Head(), renderer]
+        self.processors: list[Processor] = [renderer]
         structlog.configure(processors=self.processors)  # for those who take processors out for a while, as tests do
 
-    def tell(self, event: EventDict, level: int) -> None:
-        """Render *event* and write it.
+    def tell(self, level: int, event: EventDict) -> None:
+        """Render *event* and write it, behind when it was and how grave it is.
 
         structlog's processors are called here: its bound logger is for contexts, and costs as much as all of them.
         """
-        line: Any = event
+        line: Any = {"timestamp": self._clock.now(), "level": _NAMES[level], **event}
+        if "exc_info" in line:
+            line = structlog.processors.format_exc_info(None, "msg", line)
         try:
             for processor in self.processors:
                 line = processor(None, "msg", line)
@@ -127,6 +130,7 @@ class _State:
             self.writer.flush()
 
 
+_encoder = msgspec.json.Encoder(enc_hook=str)
 _NAMES = {TRACE: "trace", 10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
 
 
@@ -141,7 +145,7 @@ def configure(level_filter: str = "info", *, stream: TextIO | None = None, json:
     as_json = not stream.isatty() if json is None else json
     _state.filter = LevelFilter(level_filter)
     _state.writer.flush()
-    renderer = structlog.processors.JSONRenderer(_json) if as_json else _KeyValue(colour=stream.isatty())
+    renderer = _json if as_json else _KeyValue(colour=stream.isatty())
     _state.write(LineWriter(stream), renderer)
     _route_standard_logging()
 
@@ -151,22 +155,22 @@ def configure_log(level: str, form: str, env: Mapping[str, str]) -> None:
     configure(env.get("CORTEX_LOG") or level, json={"json": True, "text": False}.get(form))
 
 
-def _json(event: EventDict, **_: Any) -> str:
-    return msgspec.json.encode(event, enc_hook=str).decode()
+def _json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    return _encoder.encode(event).decode()
 
 
-class _Head:
-    """Put in front what every line has: when, how grave, what, where. The seconds' part of a time is written once."""
+class _Clock:
+    """Tells the time as lines have it; the seconds' part is written once a second."""
 
     def __init__(self) -> None:
         self._second, self._text = 0, ""
 
-    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    def now(self) -> str:
+        """Return the time, in UTC and microseconds."""
         second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         if second != self._second:
             self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        timestamp = f"{self._text}.{nanoseconds // 1000:06d}Z"
-        return {"timestamp": timestamp, "level": event.pop("level"), "event": event.pop("event"), **event}
+        return f"{self._text}.{nanoseconds // 1000:06d}Z"
 
 
 class _KeyValue:
@@ -202,7 +206,7 @@ class _Bridge(logging.Handler):
             self.handleError(record)  # a library's format does not fit its arguments: its mistake, not its end
             return
         keys = {"exc_info": record.exc_info} if record.exc_info else {}
-        _state.tell({"level": _NAMES[level], "event": text, "logger": record.name, **keys}, level)
+        _state.tell(level, {"event": text, "logger": record.name, **keys})
 
 
 def _route_standard_logging() -> None:

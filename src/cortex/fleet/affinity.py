@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cortex.wire.session import Chain
 
@@ -15,8 +15,7 @@ NODES_EACH = 4
 REMEMBERED_LINKS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(NamedTuple):
     """What a request is recognised by: what its client calls the session, and the chain over its messages."""
 
     session: str | None = None
@@ -51,7 +50,10 @@ class Affinity:
             self._nodes.popitem(last=False)
 
     def _note(self, key: int, before: tuple[tuple[str, float], ...], node: str, now: float) -> None:
-        others = tuple(entry for entry in before if entry[0] != node)[: NODES_EACH - 1]
+        if before and before[0][0] == node:
+            others = before[1:]
+        else:
+            others = tuple([entry for entry in before if entry[0] != node][: NODES_EACH - 1])
         self._nodes[key] = ((node, now), *others)
         self._nodes.move_to_end(key)
 

@@ -85,9 +85,9 @@ class Doors:
 
     def finished(self, spot: Spot, now: float, usage: Usage | None, timings: Timings | None) -> None:
         """Free the slot of a request that is over, and learn from it how fast its replica is."""
-        self.flights[spot] -= 1
-        if self.flights[spot] <= 0:
-            del self.flights[spot]
+        left = self.flights.pop(spot, 0) - 1
+        if left > 0:
+            self.flights[spot] = left
         self.used[spot] = now
         if usage is not None and timings is not None:
             self.paces[spot] = learn(self.paces.get(spot), usage, timings)

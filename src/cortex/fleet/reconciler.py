@@ -67,16 +67,20 @@ class Reconciler:
 
         Raises what refuses it: too many wait already.
         """
+        choice = self.at_once(ticket, now)
+        if choice is not None:
+            return choice
         model = ticket.model
-        if not self.doors.waits(model):
-            choice = self.doors.choose(ticket, self.ready(model), now)
-            if choice is not None:
-                return choice
         refusal = self.doors.admit(ticket, [r for r in self.ready(model) if ticket.can_use(r)], self._policy)
         if refusal is not None:
             raise refusal
         self._serve(model, now)
         return None
+
+    def at_once(self, ticket: Ticket, now: float) -> Choice | None:
+        """Return a replica for *ticket* if one is free and nobody waits for it; else None, and nothing has happened."""
+        model = ticket.model
+        return None if self.doors.waits(model) else self.doors.choose(ticket, self.ready(model), now)
 
     def leave(self, ticket: Ticket) -> None:
         """Forget *ticket*, whose client went away while it waited. A load that was begun for it goes on."""

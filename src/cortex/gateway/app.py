@@ -227,7 +227,7 @@ class CortexGateway:
 
     def site(self) -> Site:
         """Return what is served to clients and operators."""
-        return Site(dict.fromkeys(PATHS, self.infer), self.application(), self.drain, self._look)
+        return Site(dict.fromkeys(PATHS, self.inference), self.application(), self.drain, self._look)
 
     def _look(self, exchange: Exchange) -> None:
         """Judge a request before anything else does. Raises what refuses it."""
@@ -261,10 +261,6 @@ class CortexGateway:
         application = Starlette(routes=routes, lifespan=self.lifespan, exception_handlers=error_handlers())
         application.router.redirect_slashes = False  # to an address that the client made up, if it were
         return self.access.guarded(application)
-
-    async def infer(self, exchange: Exchange) -> None:
-        """Serve the data path."""
-        await self.inference(exchange)
 
     async def health(self, _: Request) -> Response:
         """`GET /health` and `GET /`."""

@@ -6,7 +6,6 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -36,8 +35,7 @@ _OLLAMA = (ollama.OllamaTranslation, ollama.EmbeddingTranslation)
 _GENERATING = frozenset({CHAT, COMPLETION})
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True, eq=False):
     """A request as the hub has it. *translation* is None where the client speaks the hub's dialect: its bytes pass.
 
     *max_tokens* is the longest answer that is asked for, if any is.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from dataclasses import dataclass, field, replace
 from functools import partial
 
-from cortex.core.errors import CortexError, ModelNotFound, NoHealthyNode, Overloaded, ServiceError
+from msgspec.structs import replace
+
+from cortex.core.errors import CortexError, ModelNotFound, NoHealthyNode, Overloaded
 from cortex.core.ids import is_model_id
 from cortex.core.logging import get_logger
 from cortex.core.model_spec import ModelSpec
@@ -26,13 +27,14 @@ from cortex.gateway.poison import Poison
 from cortex.gateway.poller import Poller
 from cortex.gateway.relay import Outcome, Relay, TryElsewhere, ignored_header
 from cortex.gateway.steward import Steward, WaitingRequest
+from cortex.gateway.story import Story, log_request, paid_usage, words_of
 from cortex.gateway.trace.journal import Journal
-from cortex.gateway.trace.record import LEFT, Attempt, Record
+from cortex.gateway.trace.record import LEFT, Attempt
 from cortex.serving.event_stream import EventStream
 from cortex.serving.exchange import JSON, Exchange
 from cortex.wire.engine_api import Usage
 from cortex.wire.envelopes import is_ollama
-from cortex.wire.errors import RemoteError, openai_event
+from cortex.wire.errors import openai_event
 from cortex.wire.ollama import plain_name
 from cortex.wire.openai import CHAT, KINDS, read_request
 from cortex.wire.session import message_chain, read_prompt, session_key
@@ -48,7 +50,7 @@ _STALE = frozenset({"model_not_found", "model_not_ready", "engine_failed", "shut
 
 def _keys(exchange: Exchange) -> Keys:
     prompt = read_prompt(exchange.body)
-    return Keys(session_key(exchange.header, prompt), message_chain(prompt))
+    return Keys(session_key(exchange.head.header, prompt), message_chain(prompt))
 
 
 def _check(asked: Asked, stream: EventStream | None) -> None:
@@ -57,116 +59,6 @@ def _check(asked: Asked, stream: EventStream | None) -> None:
     ignored = (*asked.ignored, *checked.ignored)
     if stream is not None and ignored and not stream.opened:
         stream.headers = [(b"x-cortex-ignored", ", ".join(ignored).encode())]
-
-
-def paid_usage(outcome: Outcome | None, prompt_tokens: int) -> Usage | None:
-    """Return what a request is paid for with; None if no replica began to serve it.
-
-    That is the replica's own count. Without one, as when the client hung up, it is the estimate of *prompt_tokens* and
-    the events that came, of which each brings about a token: nobody saves by leaving early.
-    """
-    if outcome is None:
-        return None
-    if outcome.trailer is None:
-        return Usage(prompt_tokens, outcome.events)
-    if outcome.trailer.finish_reason != "error":
-        return outcome.trailer.usage
-    came = outcome.events - 1  # the last one is the error
-    return Usage(prompt_tokens, came) if came > 0 else None
-
-
-@dataclass(slots=True)
-class Story:
-    """What happened to one request, for its last log line and the books."""
-
-    exchange: Exchange
-    model: str = "?"
-    known: bool = False
-    node: str = "-"
-    asked: Asked | None = None
-    caller: Caller | None = None
-    arrived: float = field(default_factory=time.perf_counter)
-    wait_seconds: float = 0.0
-    waits: bool = False
-    attempts: int = 0
-    failures: list[Attempt] | None = None
-    outcome: Outcome | None = None
-    place: int = 0
-    asked_at: float = 0.0
-    chosen_at: float = 0.0
-    choice: Choice | None = None
-    let_in: bool | None = None
-    paid: Usage | None = None
-
-    @property
-    def stream(self) -> bool:
-        """Whether the client wants a stream."""
-        return self.asked is not None and self.asked.stream
-
-    @property
-    def answered(self) -> bool:
-        """Whether the node has said all that it has to say."""
-        return self.outcome is not None and self.outcome.trailer is not None
-
-    @property
-    def failed(self) -> bool:
-        """Whether the node ended the answer with an error."""
-        trailer = self.outcome.trailer if self.outcome else None
-        return trailer is not None and trailer.finish_reason == "error"
-
-    @property
-    def error_code(self) -> str | None:
-        """The code of the error that the node ended a stream with."""
-        trailer = self.outcome.trailer if self.outcome else None
-        return trailer.error_code if trailer is not None else None
-
-    def elapsed(self) -> float:
-        """Return the seconds since the request arrived."""
-        return time.perf_counter() - self.arrived
-
-    def failed_on(self, node: str) -> int:
-        """Return how often *node* failed it."""
-        return sum(attempt.node == node for attempt in self.failures or ())
-
-    @property
-    def label(self) -> str:
-        """The model as the books have it: what clients make up must not become a series each."""
-        return self.model if self.known else "unknown"
-
-    def record(self, status: int, code: str | None, reason: str) -> Record:
-        """Return what happened, now that it is over: nothing of what was said is in it."""
-        exchange, asked, outcome = self.exchange, self.asked, self.outcome
-        return Record(
-            exchange.request_id,
-            exchange.path,
-            self.caller.name if self.caller is not None else None,
-            asked.model if asked is not None else "",
-            self.model,
-            self.label,
-            self.node,
-            self.stream,
-            self.arrived,
-            time.perf_counter(),
-            self.asked_at,
-            self.chosen_at,
-            self.wait_seconds,
-            self.place,
-            self.attempts,
-            self.failures,
-            self.choice,
-            outcome.sent_at if outcome is not None else 0.0,
-            outcome.events if outcome is not None else 0,
-            outcome.trailer if outcome is not None else None,
-            status,
-            code,
-            reason,
-            asked.max_tokens if asked is not None else None,
-            self.paid,
-            self.let_in,
-            len(exchange.body),
-            outcome.bytes if outcome is not None else 0,
-            None,
-        )
 
 
 class Inference:
@@ -216,9 +108,9 @@ class Inference:
 
     def _ended(self, story: Story, status: int, code: str | None, error: BaseException | None) -> None:
         """Hand over what happened: this is all that a request pays for its evidence."""
-        record = story.record(status, code, _words(error))
+        record = story.record(status, code, words_of(error))
         self._journal.add(record)
-        _log(record, error)
+        log_request(record, error)
 
     async def _serve(self, exchange: Exchange, story: Story) -> None:
         caller = story.caller = self._access.enter_again(exchange.head)
@@ -330,8 +222,11 @@ class Inference:
 
     async def _turn(self, story: Story, ticket: WaitingRequest, last: CortexError | None) -> Choice:
         """Wait for a replica. Raises what refuses the request; after a failed attempt, what that failed of."""
-        began = story.asked_at = time.perf_counter()
-        story.waits, story.choice = True, None
+        began = story.asked_at = story.chosen_at = time.perf_counter()
+        choice = story.choice = self._steward.at_once(ticket)
+        if choice is not None:
+            return choice
+        story.waits = True
         try:
             choice = story.choice = await self._steward.replica_for(ticket)
         except CortexError as error:
@@ -383,7 +278,7 @@ class Inference:
             error=str(error),
         )
         code, failed_at = error.code or str(error.status), time.perf_counter()
-        attempt = Attempt(replica.node, story.asked_at, story.chosen_at, failed_at, code, _words(error))
+        attempt = Attempt(replica.node, story.asked_at, story.chosen_at, failed_at, code, words_of(error))
         story.failures = [*(story.failures or ()), attempt]
         if error.code in _STALE:
             await self._steward.look_at(replica.node)
@@ -410,7 +305,7 @@ class Inference:
     def _pass_on(self, story: Story, usage: Usage) -> None:
         """Tell those who listen what was asked for, and never what was said."""
         exchange, now, seconds = story.exchange, time.time(), story.elapsed()
-        key = session_key(exchange.header, read_prompt(exchange.body))
+        key = session_key(exchange.head.header, read_prompt(exchange.body))
         self._feed.pass_on(
             now,
             "request",
@@ -424,37 +319,3 @@ class Inference:
             stream=story.stream,
             status=exchange.status,
         )
-
-
-def _words(error: BaseException | None) -> str:
-    """Return what *error* says, unless it might be the client's own words, or an engine's."""
-    return str(error) if isinstance(error, ServiceError) and not isinstance(error, RemoteError) else ""
-
-
-def _log(record: Record, error: BaseException | None) -> None:
-    trailer = record.trailer
-    usage = trailer.usage if trailer else None
-    keys: dict[str, object] = {}
-    if record.left:
-        keys["error"] = "the client went away, or the gateway is stopping"
-    elif error is not None:
-        keys = {"error": str(error) if isinstance(error, CortexError) else repr(error), "code": record.code}
-    log.info(
-        "request_finished",
-        request=record.id,
-        path=record.path,
-        key=record.key,
-        model=record.model,
-        node=record.node,
-        stream=record.stream,
-        attempts=record.attempts,
-        wait_seconds=record.wait_seconds,
-        ttft_seconds=record.first_token_seconds,
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        completion_tokens=usage.completion_tokens if usage else None,
-        events=record.events,
-        reason=trailer.finish_reason if trailer else None,
-        total_seconds=record.seconds,
-        status=record.status,
-        **keys,
-    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cortex.core.errors import CortexError, UpstreamFailed
 from cortex.fleet.suspects import DEATHS_HEADER
@@ -31,15 +32,14 @@ class TryElsewhere(Exception):
         self.error = error
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, eq=False):
     """How a relayed request goes: when the node had it, what has come, the trailer once it is whole.
 
     `wait_seconds` is what the request had waited for a replica before, `deaths` how many engines had died of it.
     """
 
     trailer: Trailer | None = None
-    sent_at: float = field(default_factory=time.perf_counter)
+    sent_at: float = msgspec.field(default_factory=time.perf_counter)
     events: int = 0
     bytes: int = 0
     wait_seconds: float = 0.0
@@ -172,30 +172,22 @@ class Relay:
         exchange.respond(200, body, headers)
 
     async def _send(
-        self,
-        request: bytes,
-        address: Address,
-        sink_for: Callable[[Connection], _Unary],
-        stall_seconds: float | None,
+        self, request: bytes, address: Address, sink_for: Callable[[Connection], _Unary], stall_seconds: float | None
     ) -> None:
         """Send the request on a pooled connection; once more on a fresh one if the pooled one had gone stale."""
-        connection = await self._pool.take(address)
-        reused, sink = connection.used, sink_for(connection)
-        try:
-            await self._exchange(connection, address, request, sink, stall_seconds)
-        except UpstreamFailed:
-            if not reused or sink.status:
-                raise
+        connection = self._pool.idle(address) or await self._pool.fresh(address)
+        while True:
+            reused, sink = connection.used, sink_for(connection)
+            try:
+                await connection.exchange(request, sink, stall_seconds)
+            except UpstreamFailed:
+                if not reused or sink.status:
+                    raise
+            else:
+                return
+            finally:
+                self._pool.give_back(address, connection)
             connection = await self._pool.fresh(address)
-            await self._exchange(connection, address, request, sink_for(connection), stall_seconds)
-
-    async def _exchange(
-        self, connection: Connection, address: Address, request: bytes, sink: _Unary, stall_seconds: float | None
-    ) -> None:
-        try:
-            await connection.exchange(request, sink, stall_seconds)
-        finally:
-            self._pool.give_back(address, connection)
 
 
 def _request(asked: Asked, request_id: str, address: Address, model: str, signature: str, deaths: int) -> bytes:

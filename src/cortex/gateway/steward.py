@@ -92,6 +92,10 @@ class Steward:
 
     # requests ---------------------------------------------------------------------------------------------------------
 
+    def at_once(self, ticket: WaitingRequest) -> Choice | None:
+        """Return the replica that serves *ticket* if one is free and nobody waits for it; `finished` must follow."""
+        return self.reconciler.at_once(ticket, self._clock())
+
     async def replica_for(self, ticket: WaitingRequest) -> Choice:
         """Return the replica that serves *ticket*, once there is one. Raises what refuses it; cancelling leaves.
 

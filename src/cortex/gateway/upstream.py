@@ -190,15 +190,19 @@ class Pool:
         self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
         self._busy: defaultdict[Address, set[Connection]] = defaultdict(set)
 
-    async def take(self, address: Address) -> Connection:
-        """Return an open connection to *address*. Raises UpstreamFailed."""
+    def idle(self, address: Address) -> Connection | None:
+        """Return an open connection to *address* that nobody uses, if there is one."""
         idle = self._idle[address]
         while idle:
             connection = idle.pop()
             if connection.open:
                 self._busy[address].add(connection)
                 return connection
-        return await self.fresh(address)
+        return None
+
+    async def take(self, address: Address) -> Connection:
+        """Return an open connection to *address*. Raises UpstreamFailed."""
+        return self.idle(address) or await self.fresh(address)
 
     async def fresh(self, address: Address) -> Connection:
         """Return a new connection to *address*. Raises UpstreamFailed."""

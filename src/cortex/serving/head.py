@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from cortex.core.errors import BadRequest, MethodNotAllowed, PayloadTooLarge, RequestError, UnsupportedMediaType
@@ -12,6 +13,7 @@ MAX_BODY_BYTES = 64 << 20
 MAX_LENGTH_DIGITS = 12
 MAX_KNOWN_BYTES = 8 << 10
 
+_MORE_THAN_AN_ANSWER = (b"expect", b"upgrade", b"transfer-encoding")
 _LENGTH_LINE = re.compile(rb"\r\n(?i:content-length):[ \t]*([0-9]+)[ \t]*(?=\r\n)")
 
 
@@ -24,13 +26,13 @@ class _VersionNotSupported(RequestError):
 
 
 class Head:
-    """A request without its body; names of headers are in lower case, and of repeated ones `header` finds the first.
+    """A request without its body; names of headers are in lower case, and `header(name)` finds the first such, or None.
 
     Clients send the same head again and again. So a connection keeps the last one, and whoever finds something out
     about it may leave that in `memo`, for the next request that has it.
     """
 
-    __slots__ = ("_first", "headers", "http_11", "keep_alive", "memo", "method", "path", "query")
+    __slots__ = ("header", "headers", "http_11", "keep_alive", "memo", "method", "path", "query")
 
     def __init__(
         self,
@@ -45,18 +47,14 @@ class Head:
         self.method, self.path, self.query, self.headers = method, path, query, headers or []
         self.http_11, self.keep_alive = http_11, keep_alive
         self.memo: Any = None
-        self._first = dict(reversed(self.headers))
-
-    def header(self, name: bytes) -> bytes | None:
-        """Return the first header called *name* (lower case)."""
-        return self._first.get(name)
+        self.header: Callable[[bytes], bytes | None] = dict(reversed(self.headers)).get
 
     def require_json(self) -> None:
         """Raise UnsupportedMediaType unless the body is declared as JSON, or not at all.
 
         A browser sends `text/plain` and forms across sites without asking; nothing here accepts them.
         """
-        declared = self._first.get(b"content-type")
+        declared = self.header(b"content-type")
         if declared is None or declared == b"application/json":
             return
         if declared.split(b";")[0].strip().lower() != b"application/json":
@@ -118,7 +116,7 @@ def known(head: Head, data: bytes) -> KnownHead | None:
     """Return *head*, which *data* begins with, as it is known again; None if it asks for more than to be answered."""
     end = data.find(b"\r\n\r\n") + 4
     length = _LENGTH_LINE.search(data, 0, end)
-    plain = head.http_11 and head.keep_alive and not {b"expect", b"upgrade", b"transfer-encoding"} & head._first.keys()
+    plain = head.http_11 and head.keep_alive and not any(map(head.header, _MORE_THAN_AN_ANSWER))
     if length is None or not plain or end > MAX_KNOWN_BYTES:
         return None
     return KnownHead(head, data[: length.start(1)], data[length.end(1) : end])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from math import ceil
 
@@ -20,11 +19,13 @@ def openai_lines(standing: Standing, now: float) -> bytes:
 
     Source: the OpenAI API reference, "Rate limits in headers".
     """
-    lines = b""
-    for kind, quota in _quotas(standing):
-        reset = duration(quota.reset_at - now).encode()
-        lines += _OPENAI % (kind, quota.limit, kind, quota.remaining, kind, reset)
-    return lines
+    requests, tokens = standing
+    lines = _openai(b"requests", requests, now) if requests is not None else b""
+    return lines + _openai(b"tokens", tokens, now) if tokens is not None else lines
+
+
+def _openai(kind: bytes, quota: Quota, now: float) -> bytes:
+    return _OPENAI % (kind, quota.limit, kind, quota.remaining, kind, duration(quota.reset_at - now).encode())
 
 
 def anthropic_lines(standing: Standing) -> bytes:
@@ -32,24 +33,21 @@ def anthropic_lines(standing: Standing) -> bytes:
 
     Source: the Anthropic API reference, "Rate limits: response headers".
     """
-    lines = b""
-    for kind, quota in _quotas(standing):
-        reset = datetime.fromtimestamp(ceil(quota.reset_at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
-        lines += _ANTHROPIC % (kind, quota.limit, kind, quota.remaining, kind, reset)
-    return lines
+    requests, tokens = standing
+    lines = _anthropic(b"requests", requests) if requests is not None else b""
+    return lines + _anthropic(b"tokens", tokens) if tokens is not None else lines
+
+
+def _anthropic(kind: bytes, quota: Quota) -> bytes:
+    reset = datetime.fromtimestamp(ceil(quota.reset_at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+    return _ANTHROPIC % (kind, quota.limit, kind, quota.remaining, kind, reset)
 
 
 def duration(seconds: float) -> str:
     """Return *seconds*, rounded up to whole ones, as OpenAI writes durations: `0s`, `59s`, `6m0s`, `24h0m0s`."""
-    minutes, left = divmod(max(0, ceil(seconds)), 60)
+    whole = max(0, ceil(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    minutes, left = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes}m{left}s"
-    return f"{minutes}m{left}s" if minutes else f"{left}s"
-
-
-def _quotas(standing: Standing) -> Iterator[tuple[bytes, Quota]]:
-    if standing.requests is not None:
-        yield b"requests", standing.requests
-    if standing.tokens is not None:
-        yield b"tokens", standing.tokens
+    return f"{hours}h{minutes}m{left}s" if hours else f"{minutes}m{left}s"

@@ -22,31 +22,32 @@ class Quota(NamedTuple):
 
 
 class Window:
-    """A sum over the last `seconds`, in at most `seconds / grain_seconds + 1` pieces."""
+    """A sum over the last `seconds`, in at most `seconds / grain_seconds + 1` pieces; `most` is at least that sum."""
 
-    __slots__ = ("_grains", "_life", "_sum", "grain_seconds", "seconds")
+    __slots__ = ("_grains", "_life", "grain_seconds", "most", "seconds")
 
     def __init__(self, seconds: float, grain_seconds: float) -> None:
         self.seconds, self.grain_seconds = seconds, grain_seconds
         self._life = seconds + grain_seconds
         self._grains: deque[list[float]] = deque()  # [start, amount]
-        self._sum = 0
+        self.most = 0
 
     def used(self, now: float) -> int:
         """Return the sum at *now*."""
         grains = self._grains
         while grains and grains[0][0] + self._life <= now:
-            self._sum -= int(grains.popleft()[1])
-        return self._sum
+            self.most -= int(grains.popleft()[1])
+        return self.most
 
     def add(self, amount: int, now: float) -> None:
         """Book *amount* on *now*."""
-        self._sum += amount
+        self.most += amount
         grains = self._grains
         start = now - now % self.grain_seconds
         if grains and grains[-1][0] >= start:
             grains[-1][1] += amount
         else:
+            self.used(now)
             grains.append([start, amount])
 
     def free_at(self, amount: int, now: float) -> float:
@@ -86,8 +87,11 @@ class Allowance:
 
         Where all would fit but for requests under way, the wait is short: they may end at any moment for less.
         """
+        taken = self._reserved + amount
+        if self._window.most + taken <= self.limit:
+            return 0.0
         used = self._window.used(now)
-        if used + self._reserved + amount <= self.limit:
+        if used + taken <= self.limit:
             return 0.0
         excess = used + amount - self.limit
         return self._window.free_at(excess, now) - now if excess > 0 else UNDER_WAY_RETRY_SECONDS
@@ -103,9 +107,10 @@ class Allowance:
 
     def quota(self, now: float) -> Quota:
         """Return where the limit stands."""
-        taken = self._window.used(now) + self._reserved
-        reset_at = now + self._window.seconds if self._reserved else self._window.empty_at(now)
-        return Quota(self.limit, max(0, self.limit - taken), reset_at)
+        window, reserved, limit = self._window, self._reserved, self.limit
+        left = limit - window.used(now) - reserved
+        reset_at = now + window.seconds if reserved else window.empty_at(now)
+        return Quota(limit, left if left > 0 else 0, reset_at)
 
 
 def per_minute(limit: int) -> Allowance:
