@@ -18,10 +18,9 @@ def write_tiny_llama(folder: Path, *, heads: int = 8, kv_heads: int = 4, seed: i
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    characters = [*string.printable]
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(SPECIAL) + len(characters),
+        vocab_size=len(SPECIAL) + len(string.printable),
         hidden_size=16 * heads,
         intermediate_size=32 * heads,
         num_hidden_layers=2,
@@ -35,18 +34,27 @@ def write_tiny_llama(folder: Path, *, heads: int = 8, kv_heads: int = 4, seed: i
         tie_word_embeddings=False,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    _write_tokenizer(folder, characters)
+    _write_tokenizer(folder)
     return folder
 
 
-def _write_tokenizer(folder: Path, characters: list[str]) -> None:
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+def _write_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    vocabulary = {token: at for at, token in enumerate([*SPECIAL, *characters])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?m)."), "isolated")
-    tokenizer.decoder = decoders.Fuse()
+    tokenizer = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate([*SPECIAL, *_letters()])}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "chat_template": TEMPLATE}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def _letters() -> str:
+    """Return every printable character as a byte-level vocabulary writes it."""
+    from tokenizers import pre_tokenizers
+
+    ((letters, _),) = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(
+        string.printable
+    )
+    return str(letters)

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ MODEL = """
 id = "{id}"
 source = "{source}"
 engine = "transformers"
-options = {{ slots = 2, batch = 16, dtype = "float32", ranks = {ranks} }}
+devices = {ranks}
+options = {{ slots = 2, batch = 16, dtype = "float32" }}
 """
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -57,7 +59,7 @@ def fleet(
     sources |= {"smol-1": (demo_safetensors, 1), "smol-3": (demo_safetensors, 3), "embed": (minilm, 1)}
     fleet = Fleet(directory)
     try:
-        neuron = fleet.neuron("n", config="[limits]\nheartbeat_seconds = 4\n")
+        neuron = fleet.neuron("n", config="cpu_devices = 3\n[limits]\nheartbeat_seconds = 4\n")
         models = "".join(MODEL.format(id=id_, source=path, ranks=ranks) for id_, (path, ranks) in sources.items())
         gateway = fleet.gateway(models, {"n": neuron.port})
         until("the gateway sees the node", lambda: gateway.get("/health")["nodes"]["healthy"] == 1)
@@ -270,6 +272,31 @@ def test_a_storm_of_leavers_ends_in_a_clean_engine(
     until("all are out", busy(neuron, model, 0), 5.0)
     assert ranks_of(neuron, model) == group
     assert greedy(client, model) == before
+
+
+def test_a_rank_that_is_killed_while_it_loads_is_why_the_load_failed(
+    fleet: tuple[Daemon, Daemon], tmp_path: Path
+) -> None:
+    neuron = fleet[0]
+    source = write_tiny_llama(tmp_path / "doomed")
+    spec = {"id": "doomed", "source": str(source), "engine": "transformers", "devices": 2}
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(httpx2.post, f"{neuron.url}/models/load", json=spec, timeout=90, trust_env=False)
+        until("its ranks are there", lambda: of_model(neuron, "doomed"))
+        (rank,) = until("the rank is there", lambda: _loading_ranks(neuron))
+        os.kill(rank, signal.SIGKILL)
+        answer = asked.result()
+
+    assert answer.status_code == 503
+    assert "rank 1 of 2 was ended by SIGKILL" in answer.text
+    until("it is given up", lambda: of_model(neuron, "doomed")["status"] == "failed")
+
+
+def _loading_ranks(neuron: Daemon) -> list[int]:
+    """Return the other rank of the group of two that is not listed with a process yet."""
+    ready = {each["pid"] for each in neuron.get("/models")}
+    children = [psutil.Process(pid).children() for pid in engine_pids(neuron) if pid not in ready and alive(pid)]
+    return next(([each[0].pid] for each in children if len(each) == 1), [])
 
 
 def test_no_process_outlives_its_neuron(fleet: tuple[Daemon, Daemon], client: openai.OpenAI) -> None:

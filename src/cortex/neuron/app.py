@@ -44,7 +44,7 @@ class Neuron:
         self.engines = installed_engines(config)
         self.drain = Drain()
         self._born = time.monotonic()
-        probes = all_probes(config.simulated_devices)
+        probes = all_probes(config.simulated_devices, config.cpu_devices)
         self.discovery: Discovery = discover(
             config.simulated_devices, boot_id=self.boot_id, engines=self.engines, probes=lambda _: probes
         )

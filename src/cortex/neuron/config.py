@@ -58,6 +58,8 @@ class Harness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file; every key has a default.
 
+    `cpu_devices` is how many devices the CPU counts as, each with an equal part of the RAM: what is split over several
+    devices is split over them.
     `token_file` is relative to the file. `allowed_hosts` are the names that this machine may be called by; without it
     any name with a token, and its own without.
     """
@@ -74,6 +76,7 @@ class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     harnesses: list[Harness] = []
     default_models: list[ModelSpec] = []
     simulated_devices: list[SimulatedDevice] = []
+    cpu_devices: Annotated[int, Meta(ge=1, le=64)] = 1
 
     @property
     def cache(self) -> Path:

@@ -159,3 +159,14 @@ def test_a_family_is_a_process_with_its_descendants_and_nobody_once_it_ended() -
 
     assert {os.getpid(), child.pid} <= while_alive
     assert process_family(child.pid) == frozenset()
+
+
+def test_a_cpu_that_counts_as_several_devices_is_shared_equally() -> None:
+    whole, half = HostProbe(), HostProbe(parts=2)
+    (one,), (first, second) = whole.find().devices, half.find().devices
+
+    assert first.memory_total_bytes == second.memory_total_bytes == one.memory_total_bytes // 2
+    assert (first.ordinal, second.ordinal) == (0, 1)
+    assert first.name.endswith("part 1 of 2")
+    assert half.read(first).free_bytes <= first.memory_total_bytes
+    assert half.memory_by_pid(first, {os.getpid()})[os.getpid()] < whole.memory_by_pid(one, {os.getpid()})[os.getpid()]

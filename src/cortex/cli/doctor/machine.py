@@ -47,7 +47,7 @@ def _engines_and_devices(config: NeuronConfig) -> Iterator[Finding]:
         yield well("engines", ", ".join(engines))
     else:
         yield wrong("engines", "none is installed", "pip install 'cortex-fleet[llamacpp]'")
-    probes = all_probes(config.simulated_devices)
+    probes = all_probes(config.simulated_devices, config.cpu_devices)
     found = discover(config.simulated_devices, boot_id="", engines=engines, probes=lambda _: probes)
     for said in found.warnings:
         yield warning("devices", said, "without it the models go on what is left")

@@ -29,7 +29,7 @@ class Grammars:
     def matcher(self, schema: dict[str, Any], at: str) -> Matcher:
         """Return a matcher of *schema*. Raises BadRequest with what the library cannot enforce, naming *at*."""
         if self._tokenizer is None:
-            self._tokenizer = LLTokenizer(self._backend.to_str(), n_vocab=self._size, eos_token=self._stops)
+            self._tokenizer = self._prepared(at)
         try:
             grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_STYLE)
         except ValueError as error:
@@ -37,6 +37,12 @@ class Grammars:
         if problem := LLMatcher.validate_grammar(grammar, self._tokenizer):
             raise BadRequest(f"{at}: cannot be enforced: {problem.strip().splitlines()[0]}", param=at)
         return Matcher(LLMatcher(self._tokenizer, grammar))
+
+    def _prepared(self, at: str) -> Any:
+        try:
+            return LLTokenizer(self._backend.to_str(), n_vocab=self._size, eos_token=self._stops)
+        except ValueError as error:
+            raise BadRequest(f"{at}: this model's tokenizer is of a kind that is held to no schema: {error}") from None
 
 
 class Matcher:

@@ -79,7 +79,8 @@ class Group:
         self._silence_seconds = LOADING_SILENCE_SECONDS
         self._directory = TemporaryDirectory(prefix="cortex-group-")
         self._peers = [self._start(rank) for rank in range(1, ranks)]
-        threading.Thread(target=self._watch, name="group:watch", daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, name="group:watch", daemon=True)
+        self._watcher.start()
 
     def _start(self, rank: int) -> _Peer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -150,6 +151,9 @@ class Group:
             with suppress(GroupFailed):
                 self._send(peer, Leave(0))
         self._reap(1.0)
+        self._watcher.join()
+        for peer in self._peers:
+            peer.stream.close()
         self._directory.cleanup()
 
     def _send(self, peer: _Peer, order: Order) -> None:

@@ -12,6 +12,6 @@ from cortex.neuron.devices.probe import Probe
 from cortex.neuron.devices.simulated import SimulatedProbe
 
 
-def all_probes(simulated: Sequence[SimulatedDevice] = ()) -> tuple[Probe, ...]:
+def all_probes(simulated: Sequence[SimulatedDevice] = (), cpu_devices: int = 1) -> tuple[Probe, ...]:
     """Return one probe a kind, in the order in which their devices are indexed: GPUs first, the CPU last."""
-    return NvidiaProbe(), AmdProbe(), SimulatedProbe(simulated), HostProbe()
+    return NvidiaProbe(), AmdProbe(), SimulatedProbe(simulated), HostProbe(parts=cpu_devices)

@@ -18,12 +18,13 @@ MEANINGFUL_CPU_SECONDS = 0.1
 
 
 class HostProbe:
-    """Reads the one CPU device that every node has."""
+    """Reads the CPU that every node has, as one device or as several with equal parts of the RAM."""
 
     kind = "cpu"
 
-    def __init__(self, system: Any = psutil, root: Path = Path("/")) -> None:
+    def __init__(self, system: Any = psutil, root: Path = Path("/"), parts: int = 1) -> None:
         """*system* is the module psutil or a stand-in; *root* is where /proc and /sys are."""
+        self._parts = parts
         self._system = system
         self._root = root
         self._busy_seconds, self._all_seconds = self._cpu_seconds()
@@ -34,24 +35,33 @@ class HostProbe:
         total = int(self._system.virtual_memory().total)
         room = memory_room(self._root)
         total = total if room is None else min(total, room.limit_bytes)
-        return Found((found_device(self.kind, 0, _cpu_name(self._root / "proc/cpuinfo"), total),))
+        name, parts = _cpu_name(self._root / "proc/cpuinfo"), self._parts
+        names = [name] if parts == 1 else [f"{name}, part {part} of {parts}" for part in range(1, parts + 1)]
+        return Found(tuple(found_device(self.kind, at, each, total // parts) for at, each in enumerate(names)))
 
     def read(self, device: DeviceInfo) -> Reading:
-        """Return the memory that programs can still get, and how busy the CPU was since the last reading."""
+        """Return the memory that programs can still get, and how busy the CPU was since the last reading.
+
+        What is free is free for all parts: each is told its share of it.
+        """
         try:
             available = int(self._system.virtual_memory().available)
         except (OSError, psutil.Error) as error:
             raise DeviceUnreadable(str(error)) from None
         room = memory_room(self._root)
-        free = min(available if room is None else min(available, room.free_bytes), device.memory_total_bytes)
+        available = available if room is None else min(available, room.free_bytes)
+        free = min(available // self._parts, device.memory_total_bytes)
         return Reading(device.memory_total_bytes - free, free, self._utilization(), self._temperature())
 
     def memory_by_pid(self, device: DeviceInfo, pids: Set[int]) -> Mapping[int, int]:
-        """Return the resident bytes of each of *pids*; mapped weights count in every process that maps them."""
+        """Return the resident bytes of each of *pids*; mapped weights count in every process that maps them.
+
+        Of several parts each counts for its share: which of them a page lies on is not known.
+        """
         resident = {}
         for pid in pids:
             try:
-                resident[pid] = int(self._system.Process(pid).memory_info().rss)
+                resident[pid] = int(self._system.Process(pid).memory_info().rss) // self._parts
             except psutil.Error:
                 continue  # it ended since it was listed
         return resident
