@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from cortex.core.model_spec import ModelSpec
 from cortex.gateway.app import listeners_for
 from cortex.gateway.catalogue import Catalogue
 from cortex.gateway.config import Gateway as Addresses
-from cortex.gateway.config import GatewayConfig
+from cortex.gateway.config import GatewayConfig, load_config
 from cortex.serving.run import serve
+from cortex.serving.supervisor import Supervisor
 from fake_fleet import STREAM, Call, FakeFleet, ask, soon
 
 pytestmark = pytest.mark.anyio
@@ -96,6 +98,34 @@ async def test_both_listeners_serve_until_told_to_stop_and_the_second_only_figur
             assert "cortex_requests" in (await soon(client.get(metrics + path))).text
         assert (await client.get(metrics + "/v1/models")).status_code == 404
         signal.raise_signal(signal.SIGTERM)
+
+
+async def test_a_reload_is_told_to_the_supervisor_with_what_came_of_it(tmp_path: Path) -> None:
+    addresses = f'[gateway]\nlisten = "127.0.0.1:0"\nmetrics_listen = "127.0.0.1:0"\nstate = "{tmp_path}"\n'
+    file = tmp_path / "cortex.toml"
+    file.write_text(addresses)
+    (tmp_path / "models.toml").touch()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(str(tmp_path / "notify"))
+        ear.settimeout(10)
+        supervisor = Supervisor(ear.getsockname())
+        listeners = listeners_for(load_config(file, {}), Catalogue(), file, supervisor)
+
+        async def heard() -> list[str]:
+            return (await anyio.to_thread.run_sync(ear.recv, 4096)).decode().split("\n")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(serve, listeners, grace_seconds=1, supervisor=supervisor))
+            assert (await heard())[0] == "READY=1"
+            file.write_text(f"{addresses}nonsense = 1\n")
+            signal.raise_signal(signal.SIGHUP)
+            reloading, ready = await heard(), await heard()
+            signal.raise_signal(signal.SIGTERM)
+
+    assert reloading[0] == "RELOADING=1"
+    assert ready[0] == "READY=1"
+    assert f"{file} is not in effect" in ready[1]
+    assert "nonsense" in ready[1]
 
 
 async def test_an_address_that_is_taken_stops_the_start_and_names_its_key(fleet: FakeFleet, tmp_path: Path) -> None:

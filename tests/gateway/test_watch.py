@@ -257,6 +257,21 @@ async def test_it_looks_by_itself_and_at_once_when_nudged(desk: Desk, monkeypatc
             tasks.cancel_scope.cancel()
 
 
+async def test_who_nudged_hears_when_what_is_there_was_taken(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cortex.gateway.watch.LOOK_SECONDS", 60.0)
+    done, taken = anyio.Event(), []
+    monkeypatch.setattr(desk.watch, "_on_nudged", lambda: (taken.extend(desk.catalogues), done.set()))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(desk.watch.run)
+        desk.write(desk.models, OTHER)
+        desk.watch.nudge()
+        with anyio.fail_after(5):
+            await done.wait()
+        tasks.cancel_scope.cancel()
+
+    assert [list(catalogue.specs) for catalogue in taken] == [["c/d"]]
+
+
 # the keys -------------------------------------------------------------------------------------------------------------
 
 

@@ -60,6 +60,7 @@ from cortex.serving.exchange import Exchange
 from cortex.serving.hosts import HostCheck, own_names
 from cortex.serving.protocol import Drain, Site
 from cortex.serving.run import Listener, bind, parse_address, run
+from cortex.serving.supervisor import Supervisor, supervisor_in
 
 log = get_logger(__name__)
 
@@ -71,10 +72,17 @@ class CortexGateway:
 
     *state* is the directory for what operators told it, and what it has to remember. *path* is the file that *config*
     was read from: it is watched for edits, and the catalogue and the keys beside it; without one nothing is watched,
-    and keys are looked for in *state*.
+    and keys are looked for in *state*. The *supervisor* hears of reloads.
     """
 
-    def __init__(self, config: GatewayConfig, catalogue: Catalogue, state: Path, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        catalogue: Catalogue,
+        state: Path,
+        path: Path | None = None,
+        supervisor: Supervisor | None = None,
+    ) -> None:
         self.pins = Pins(state)
         self.config, self._written = config, catalogue
         self.catalogue = catalogue = self.pins.applied(catalogue)
@@ -117,6 +125,7 @@ class CortexGateway:
             catalogue, self.access, dialects, self.steward, self.poller, relay, self.journal, self.feed, fetcher
         )
         self.metrics.observe(self._scene, lambda: self.catalogue.specs)
+        self._supervisor = supervisor or Supervisor()
         self.watch: Watch | None = None
         if path is not None:
             self.watch = Watch(
@@ -129,6 +138,7 @@ class CortexGateway:
                 keys=self.access.keys,
                 key_file=self.access.key_file,
                 on_keys=self._keys_changed,
+                on_nudged=self._reloaded,
             )
 
     @asynccontextmanager
@@ -145,7 +155,7 @@ class CortexGateway:
             tasks.start_soon(self.poller.run, name="poller")
             if self.watch is not None:
                 tasks.start_soon(self.watch.run, name="watch")
-                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.watch.nudge)
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, self.watch)
             self._tell_ready()
             yield
             tasks.cancel_scope.cancel()
@@ -165,6 +175,14 @@ class CortexGateway:
         )
 
     # what changes while it runs ---------------------------------------------------------------------------------------
+
+    def _reload(self, watch: Watch) -> None:
+        self._supervisor.reloading(time.monotonic_ns())
+        watch.nudge()
+
+    def _reloaded(self) -> None:
+        refused = "; ".join(f"{file} is not in effect: {why}" for file, why in self.refused_edits.items())
+        self._supervisor.ready(f"Serving; {refused or 'the files as they are now are in effect'}")
 
     def _node_changed(self, node: str) -> None:
         self.steward.changed(node)
@@ -322,18 +340,21 @@ class CortexGateway:
         return anthropic_model(entry) if "anthropic-version" in request.headers else json_response(entry)
 
 
-def listeners_for(config: GatewayConfig, catalogue: Catalogue, path: Path) -> Sequence[Listener]:
+def listeners_for(
+    config: GatewayConfig, catalogue: Catalogue, path: Path, supervisor: Supervisor | None = None
+) -> Sequence[Listener]:
     """Bind both addresses and return what is served on them. Raises ConfigError."""
     host, port = parse_address(config.gateway.listen, "gateway.listen")
     check_listening(config.keys, key_file(path, config), host)
     api = bind(host, port, "gateway.listen")
     metrics = bind(*parse_address(config.gateway.metrics_listen, "gateway.metrics_listen"), "gateway.metrics_listen")
-    gateway = CortexGateway(config, catalogue, state_directory(path, config, os.environ), path)
+    gateway = CortexGateway(config, catalogue, state_directory(path, config, os.environ), path, supervisor)
     return [Listener(api, gateway.site()), Listener(metrics, gateway.metrics_site())]
 
 
 def serve(config: GatewayConfig, catalogue: Catalogue, path: Path) -> None:
     """Run a gateway until it is told to stop. Raises ConfigError when an address cannot be had."""
-    listeners = listeners_for(config, catalogue, path)
+    supervisor = supervisor_in(os.environ, os.getpid())
+    listeners = listeners_for(config, catalogue, path, supervisor)
     log.info("gateway_starting", listen=listeners[0].address, metrics=listeners[1].address, nodes=len(config.neurons))
-    run(listeners, grace_seconds=config.limits.drain_seconds)
+    run(listeners, grace_seconds=config.limits.drain_seconds, supervisor=supervisor)

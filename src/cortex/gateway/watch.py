@@ -65,15 +65,17 @@ class Watch:
         keys: Keys | None = None,
         key_file: Path | None = None,
         on_keys: Callable[[Keys], Awaitable[None]] | None = None,
+        on_nudged: Callable[[], None] = lambda: None,
     ) -> None:
         """Watch the configuration at *path*, which *config* was read from, its catalogue, and its keys if it has any.
 
         A *key_file* that is not there yet is taken when it is. One that was there and is gone is a broken edit: whoever
-        deletes it must not open the gateway to everybody.
+        deletes it must not open the gateway to everybody. *on_nudged* hears that what `nudge` asked for was done.
         """
         self.config, self.catalogue, self.keys = config, catalogue, keys
         self._env, self._started_with = env, config
         self._on_config, self._on_catalogue, self._on_keys = on_config, on_catalogue, on_keys
+        self._on_nudged = on_nudged
         self._config_file = _File(path)
         self._catalogue_file = _File(catalogue_path(path, config))
         self._key_file = _File(key_file) if key_file is not None else None
@@ -99,6 +101,8 @@ class Watch:
             if at_once:
                 self._wake = anyio.Event()
             await self.look(at_once=at_once)
+            if at_once:
+                self._on_nudged()
 
     def nudge(self) -> None:
         """Look now, and take what is there."""

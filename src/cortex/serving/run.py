@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import signal
 import socket
@@ -18,11 +19,13 @@ import uvicorn
 from cortex.core.errors import ConfigError
 from cortex.core.logging import get_logger
 from cortex.serving.protocol import HttpProtocol, Site, protocol_for
+from cortex.serving.supervisor import Supervisor, supervisor_in
 
 log = get_logger(__name__)
 
 
 TICK_SECONDS = 0.05
+CLOSE_SECONDS = 45.0  # for what follows a drain: a neuron unloads its models, and gives up one that will not go
 MAX_DESCRIPTORS = 65_536
 COLLECTED_AFTER_OBJECTS = 10_000
 
@@ -69,19 +72,30 @@ def bind(host: str, port: int, key: str) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to `serve`."""
+    """A uvicorn server that leaves signals to `serve`, and says when it is up."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = anyio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.up.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
 
-async def serve(listeners: Sequence[Listener], *, grace_seconds: float) -> None:
+async def serve(listeners: Sequence[Listener], *, grace_seconds: float, supervisor: Supervisor | None = None) -> None:
     """Serve all *listeners* until SIGTERM or SIGINT, then drain; the first one's lifespan spans the others.
 
     While it drains, the process still listens and tells its health, so that nobody takes it for dead; what has not
-    ended after *grace_seconds*, or at a second signal, is cut short with an error.
+    ended after *grace_seconds*, or at a second signal, is cut short with an error. The *supervisor* hears when all of
+    them serve, that the loop turns, and when it is asked to stop.
     """
+    told = supervisor or Supervisor()
     servers = [_server(listener, lifespan=index == 0) for index, listener in enumerate(listeners)]
     asked, again = anyio.Event(), anyio.Event()
 
@@ -97,12 +111,26 @@ async def serve(listeners: Sequence[Listener], *, grace_seconds: float) -> None:
         async with anyio.create_task_group() as tasks:
             for server, listener in zip(servers[1:], listeners[1:], strict=True):
                 tasks.start_soon(server.serve, [listener.socket])
-            tasks.start_soon(_drain, servers, listeners, asked, again, grace_seconds)
+            tasks.start_soon(_drain, servers, listeners, asked, again, grace_seconds, told)
+            tasks.start_soon(_attend, servers, told, serving(listeners))
             await servers[0].serve([listeners[0].socket])
             tasks.cancel_scope.cancel()
     finally:
         for sig in signals:
             loop.remove_signal_handler(sig)
+
+
+def serving(listeners: Sequence[Listener]) -> str:
+    """Return what a supervisor shows of a process that serves *listeners*."""
+    return f"Serving on {' and '.join(listener.address for listener in listeners)}"
+
+
+async def _attend(servers: Sequence[_Server], supervisor: Supervisor, status: str) -> None:
+    """Tell the supervisor when all *servers* are up, and from then on that the loop turns."""
+    for server in servers:
+        await server.up.wait()
+    supervisor.ready(status)
+    await supervisor.feed()
 
 
 async def _drain(
@@ -111,9 +139,12 @@ async def _drain(
     asked: anyio.Event,
     again: anyio.Event,
     grace_seconds: float,
+    supervisor: Supervisor,
 ) -> None:
     """Wait for a signal, then for what is under way, then let the servers go."""
     await asked.wait()
+    under_way = sum(len(server.server_state.tasks) for server in servers)
+    supervisor.stopping(grace_seconds + CLOSE_SECONDS, f"Draining: {under_way} requests, {grace_seconds:g} s at most")
     for listener in listeners:
         listener.site.drain.begun = True
     with anyio.move_on_after(grace_seconds):
@@ -128,7 +159,7 @@ async def _drain(
         server.should_exit = True
 
 
-def _server(listener: Listener, *, lifespan: bool) -> uvicorn.Server:
+def _server(listener: Listener, *, lifespan: bool) -> _Server:
     settings: dict[str, Any] = {"log_config": None, "access_log": False, "proxy_headers": False, "ws": "none"}
     return _Server(
         uvicorn.Config(
@@ -157,8 +188,14 @@ def _spare_the_collector() -> None:
     gc.set_threshold(COLLECTED_AFTER_OBJECTS, 10, 10)
 
 
-def run(listeners: Sequence[Listener], *, grace_seconds: float) -> None:
-    """Run `serve` on a fresh uvloop; the process's exit status is 0 after a signal."""
+def run(listeners: Sequence[Listener], *, grace_seconds: float, supervisor: Supervisor | None = None) -> None:
+    """Run `serve` on a fresh uvloop; the process's exit status is 0 after a signal.
+
+    The *supervisor* is the one in the environment unless it was taken out of there already.
+    """
     _raise_descriptor_limit()
     _spare_the_collector()
-    anyio.run(lambda: serve(listeners, grace_seconds=grace_seconds), backend_options={"use_uvloop": True})
+    told = supervisor or supervisor_in(os.environ, os.getpid())
+    anyio.run(
+        lambda: serve(listeners, grace_seconds=grace_seconds, supervisor=told), backend_options={"use_uvloop": True}
+    )
