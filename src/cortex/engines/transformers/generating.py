@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import Executor
@@ -35,6 +37,7 @@ from cortex.engines.transformers.stops import StopStrings
 from cortex.wire.engine_api import Chunk, Finished, Generate, Progress, Timings, Usage
 from cortex.wire.json import decode_any, encode
 
+RUNNER_BROKE_STATUS = 72
 # Requests have ids of their own; sequences get theirs here, so that no two are ever taken for one.
 _numbers = count(1)
 
@@ -58,6 +61,7 @@ class Generating:
         """Let *runner* compute on *thread* from now on."""
         self.runner = runner
         self._running = self._loop.run_in_executor(thread, runner.run, member, group)
+        self._running.add_done_callback(_end_if_it_broke)
 
     def tell(self, news: Sequence[tuple[Running, Heard]]) -> None:
         """Bring *news* of a step to those that wait; called from the thread that computes."""
@@ -169,6 +173,13 @@ class Generating:
                     yield from answer.end(heard.reason)
             case Spoilt():
                 raise EngineError(heard.message)
+
+
+def _end_if_it_broke(running: asyncio.Future[None]) -> None:
+    """End this process when its thread that computes is gone: nothing would ever be answered again."""
+    if not running.cancelled() and (error := running.exception()) is not None:
+        traceback.print_exception(error)
+        os._exit(RUNNER_BROKE_STATUS)
 
 
 class Course:

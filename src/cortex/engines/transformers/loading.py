@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,16 @@ def load_shard(plan: ShardPlan, rank: int) -> Shard:
         )
     except (ValueError, ImportError, KeyError, AttributeError, OSError, NotImplementedError) as error:
         raise LoadError(f"transformers cannot load {Path(plan.path).name}: {_first_line(error)}") from error
+    if plan.device == "cpu":
+        _own(model)
     return Shard(model.eval(), device)
+
+
+def _own(model: Any) -> None:
+    """Copy weights that are mapped from their file: those count as free memory to the system, until they are not."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    gc.collect()
 
 
 def _first_line(error: Exception) -> str:

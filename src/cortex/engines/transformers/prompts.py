@@ -77,29 +77,42 @@ class Prompts:
         return frozenset(id_ for mark in MARKS if (id_ := self.backend.token_to_id(mark)) is not None)
 
     def render(self, fields: Mapping[str, Any]) -> str:
-        """Return the chat in *fields* as its template writes it. Raises BadRequest with what the template refuses."""
+        """Return the chat in *fields* as its template writes it, a last message that is left open as it stands.
+
+        Raises BadRequest with what the template refuses.
+        """
         if self.template is None:
             raise BadRequest("messages: this model has no chat template; ask /v1/completions", param="messages")
         tools = fields.get("tools") if fields.get("tool_choice") != "none" else None
         if tools and not self.knows_tools:
             raise BadRequest("tools: the chat template of this model has no tools", param="tools")
+        messages = [_plain(message) for message in fields["messages"]]
+        begun = (messages.pop().get("content") or "") if fields.get("continue_final_message") else ""
         told = template_kwargs(fields.get("reasoning_effort"), fields.get("chat_template_kwargs"), self.variables)
         try:
             text: str = self._tokenizer.apply_chat_template(
-                [_plain(message) for message in fields["messages"]],
+                messages,
                 tools=tools or None,
                 chat_template=self.template,
                 add_generation_prompt=True,
                 tokenize=False,
                 **told,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        except (
+            jinja2.TemplateError,
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             raise BadRequest(
                 f"messages: the model's chat template refuses them: {error}",
                 param="messages",
                 code="template_render_failed",
             ) from None
-        return text
+        return text + begun
 
     def tokens(self, text: str, *, special: bool = True) -> list[int]:
         """Return what *text* reads as; with *special*, the tokens that the tokenizer itself puts around a text."""
