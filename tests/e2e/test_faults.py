@@ -303,7 +303,7 @@ def test_a_storm_of_resets_is_over_when_it_is_over(tmp_path: Path) -> None:
         raw = json.dumps(body_of("sim", stream=True, messages=_tokens(500))).encode()
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         whole = head + b"Content-Length: %d\r\n\r\n" % len(raw) + raw
-        for turn in range(6):
+        for turn in range(25):
             clients = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(200)]
             for client in clients:
                 client.sendall(whole if turn % 2 else whole[: len(whole) // 2])

@@ -153,7 +153,7 @@ def after(first: bytes, pieces: Iterable[bytes]) -> bytes:
         request(b"X-Request-Id: r", b"Content-Length: 13"),
         request(b"X-Request-Id: r", b"Transfer-Encoding: chunked"),
         request(b"X-Request-Id: r", path=b"/v1/other"),
-        b"GARBAGE\r\n\r\n",
+        b"GARBAGE\r\n\r\n" + request(b"X-Request-Id: r"),
     ],
 )
 def test_a_request_is_read_as_on_a_connection_of_its_own_whatever_came_before_it(second: bytes) -> None:
@@ -206,9 +206,10 @@ BAD = {
 
 @pytest.mark.parametrize(("raw", "status"), BAD.values(), ids=BAD.keys())
 def test_bad_framing_is_answered_once_and_the_connection_ends(raw: bytes, status: int) -> None:
-    transport = drive([raw, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
+    transport = drive([raw, raw, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
 
     assert status_of(transport.sent) == status
+    assert after(raw, [raw]) == b""
     assert transport.sent.count(b"\r\nx-request-id: ") == 1
     assert transport.half_closed or transport.closed
 
@@ -232,6 +233,7 @@ def test_what_frames_a_body_is_bounded_as_the_head_is(before: bytes, piece: byte
     """The parser takes a chunk's extension and a trailer's value for as long as they come."""
     head = chunked(b"", 1).removesuffix(b"0\r\n\r\n")
 
+    assert status_of(drive([head + before + b"a" * 100_000 + b"\r\nabc\r\n0\r\n\r\n"]).sent) == 431
     assert drive([head, before, *[piece] * 60]).sent == b""
     assert status_of(drive([head, before, *[piece] * 70]).sent) == 431
 

@@ -82,8 +82,8 @@ class _Streaming(_Unary):
         outcome: Outcome,
     ) -> None:
         super().__init__()
-        self._stream, self._exchange, self._connection, self._headers = stream, exchange, connection, headers
-        self._asked, self._translation, self._outcome = asked, asked.translation, outcome
+        self._stream, self._connection, self._headers = stream, connection, headers
+        self._wire, self._asked, self._translation, self._outcome = exchange.wire, asked, asked.translation, outcome
         self.relay = EventRelay()
         self.is_events = False
 
@@ -98,15 +98,17 @@ class _Streaming(_Unary):
         if not self.is_events:
             super().on_data(data)
             return
-        ready = self.relay.feed(data)
-        self._outcome.trailer = self.relay.trailer
-        self._outcome.events += ready.count(_END_OF_CHUNK)
-        self._outcome.bytes += len(ready)
+        relay, outcome = self.relay, self._outcome
+        ready = relay.feed(data)
+        if relay.trailer is not None:
+            outcome.trailer = relay.trailer
+        outcome.events += ready.count(_END_OF_CHUNK)
+        outcome.bytes += len(ready)
         if ready and self._translation is not None:
             ready = self._translation.feed(ready)
         if ready:
             self._stream.write(ready)
-            if self._exchange.wire.when_writable(self._connection.resume):
+            if self._wire.behind and self._wire.when_writable(self._connection.resume):
                 self._connection.pause()
 
 

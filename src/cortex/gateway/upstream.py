@@ -10,7 +10,8 @@ import asyncio
 import os
 import re
 from collections import defaultdict
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import httptools
 
@@ -48,6 +49,8 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self.open = False
         self.used = False
+        self.on_body: Callable[[bytes], None] = _nobody
+        self._parser: Any = None  # of the exchange under way; httptools tells no types
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
@@ -71,6 +74,7 @@ class Connection(asyncio.Protocol):
         """
         if not self.open:
             raise UpstreamFailed("the node closed the connection before the request was sent")
+        self.on_body = sink.on_data  # the parser calls it for each piece: nothing else stands between
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes, self._in_head = 0, True
@@ -85,7 +89,8 @@ class Connection(asyncio.Protocol):
             self.abort()
             raise
         finally:
-            self._sink = self._done = None
+            self._sink = self._done = self._parser = None
+            self.on_body = _nobody
             self.used = True
             self.resume()  # a reader that was behind and left would leave the next request unheard
             if self._stall is not None:
@@ -113,7 +118,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Feed the parser."""
         self._heard = self._loop.time()
-        if self._done is None:
+        if self._done is None or self._done.done():
             self.abort()  # a node that speaks unasked is not to be trusted with the next request
             return
         if self._in_head:
@@ -145,11 +150,6 @@ class Connection(asyncio.Protocol):
             self._in_head = False
             self._sink.on_head(status, self._headers)
 
-    def on_body(self, data: bytes) -> None:
-        """Hand a piece on."""
-        if self._sink is not None:
-            self._sink.on_data(data)
-
     def on_message_complete(self) -> None:
         """The answer is whole."""
         if self._parser.get_status_code() < 200:
@@ -180,6 +180,10 @@ def _cause(error: OSError) -> str:
     """Return what kept a connection from being made. Clients hear it, so it has no address: asyncio's own words do."""
     causes = {os.strerror(int(number)) for number in _ERRNO.findall(str(error))}
     return ", ".join(sorted(causes)) or "its name cannot be resolved"
+
+
+def _nobody(_: bytes) -> None:
+    """Take what nobody wants."""
 
 
 class Pool:

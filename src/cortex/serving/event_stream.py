@@ -63,9 +63,11 @@ class EventStream:
 
     def write(self, data: bytes) -> None:
         """Send whole events; they may be several."""
-        self.open()
+        exchange = self._exchange
+        if not exchange.started:
+            self.open()
         self._last_write = self._loop.time()
-        self._exchange.write(data)
+        exchange.write(data)
 
     async def writable(self) -> None:
         """Wait for a slow reader."""

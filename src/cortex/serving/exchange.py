@@ -23,7 +23,9 @@ _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.en
 
 
 class Wire(Protocol):
-    """What an exchange needs of its connection."""
+    """What an exchange needs of its connection. `behind` is whether the peer does not keep up."""
+
+    behind: bool
 
     def send(self, data: bytes) -> None:
         """Write *data*; never blocks."""

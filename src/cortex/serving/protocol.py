@@ -39,6 +39,7 @@ log = get_logger(__name__)
 MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES = 64 << 10, 256, 16 << 10
 HEAD_SECONDS, BODY_IDLE_SECONDS, BODY_GRACE_SECONDS, KEEP_ALIVE_SECONDS = 5.0, 5.0, 30.0, 75.0
 BODY_BYTES_PER_SECOND = 64 << 10
+FED_BYTES = 16 << 10  # what frames a body is counted each time
 CHUNK_BYTES = 16  # what a chunk may take beside its data, and not be counted
 LINGER_SECONDS, STALLED_READER_SECONDS = 2.0, 120.0
 HIGH_WATER_BYTES, MAX_PIPELINED = 128 << 10, 16
@@ -86,6 +87,7 @@ class HttpProtocol(asyncio.Protocol):
         self._current: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
+        self.behind = False
         self._stalled: asyncio.TimerHandle | None = None
         self._peer: tuple[str, int] | None = None
         self._closing = self._discarding = self._lost = False
@@ -156,7 +158,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Hold whoever writes until the reader has caught up; a reader that never does is let go."""
-        self._writable = self._loop.create_future()
+        self._writable, self.behind = self._loop.create_future(), True
         self._stalled = self._loop.call_later(STALLED_READER_SECONDS, self._give_up)
 
     def resume_writing(self) -> None:
@@ -165,7 +167,7 @@ class HttpProtocol(asyncio.Protocol):
             self._stalled.cancel()
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
-        self._writable = None
+        self._writable, self.behind = None, False
 
     def send(self, data: bytes) -> None:
         """Write *data* unless the client is gone."""
@@ -216,20 +218,25 @@ class HttpProtocol(asyncio.Protocol):
     # a request comes in -----------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; whatever is wrong with the bytes is answered once and ends the connection."""
-        if self._discarding:
-            return
+        """Take a request whose head is known at once; feed the parser with any other."""
         at_head = self._current is None and not self._in_request
         if at_head and self._known is not None and (body := self._known.body_in(data)) is not None:
             self._disarm()
             self._serve(self._exchange(self._known.head, body))
             return
+        for at in range(0, len(data), FED_BYTES):
+            self._feed(data[at : at + FED_BYTES])
+        if at_head:
+            self._known = known(self._current.head, data) if self._current is not None else None
+
+    def _feed(self, data: bytes) -> None:
+        """Feed the parser; whatever is wrong with the bytes is answered once and ends the connection."""
+        if self._discarding:
+            return
         before = self._received_bytes
         try:
             self._parser.feed_data(data)
             self._count_framing(len(data) - (self._received_bytes - before))
-            if at_head:
-                self._known = known(self._current.head, data) if self._current is not None else None
         except CortexError as error:
             self._refuse(error)
         except httptools.HttpParserCallbackError as error:
@@ -341,7 +348,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def _refuse(self, error: CortexError) -> None:
         """Answer *error* and close, reading on for a moment so that the answer is not lost to a reset."""
-        self._discarding = True
+        self._discarding, self._known = True, None
         if self._current is not None:
             self._closing = True  # the request before this one is still being answered
             return
@@ -415,7 +422,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._waiting and reusable:
             self._transport.resume_reading()
             self._serve(self._waiting.popleft())
-        elif reusable and not self._closing and not self._discarding:
+        elif reusable and not self._closing:
             self._arm(KEEP_ALIVE_SECONDS, self._close)
         elif self._discarding:
             if self._transport.can_write_eof():
