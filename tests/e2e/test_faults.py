@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -255,43 +253,6 @@ def real(tmp_path_factory: pytest.TempPathFactory, demo_gguf: Path) -> Iterator[
     models = f'[[models]]\nid = "smol"\nsource = "{demo_gguf}"\ncontext = 1024\n'
     with running(tmp_path_factory.mktemp("real"), "a", models=models) as started:
         yield started
-
-
-def test_200_clients_that_hang_up_leave_the_engine_as_it_was(real: tuple[Fleet, Daemon]) -> None:
-    fleet, gateway = real
-    node = fleet.daemons["a"]
-
-    def answer() -> tuple[str, int]:
-        whole = ask(gateway, "smol", max_tokens=12, temperature=0).json()
-        return whole["choices"][0]["message"]["content"], whole["usage"]["prompt_tokens"]
-
-    before = answer()
-    dice = random.Random(1)
-    delays = [dice.uniform(0, 0.6) for _ in range(200)]
-    process = psutil.Process(node.process.pid)
-    fds = process.num_fds()
-
-    def hang_up(index: int) -> None:
-        fields = body_of("smol", max_tokens=100, stream=index % 2 == 0, n=1 + index % 2)
-        fields["messages"][0]["content"] += f" Then {index}." * (1 + index % 30)
-        raw = json.dumps(fields).encode()
-        with socket.create_connection(("127.0.0.1", gateway.port)) as client:
-            head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(raw) + raw)
-            time.sleep(delays[index])
-
-    with ThreadPoolExecutor(20) as pool:
-        list(pool.map(hang_up, range(200)))
-
-    def idle() -> bool:
-        model = node.get("/models")[0]
-        return bool(model["in_flight"] == 0 and model["queued"] == 0)
-
-    until("every slot is free", idle, 30)
-    assert answer() == before
-    assert node.events("replica_crashed") == []
-    assert node.events("request_crashed") == gateway.events("request_crashed") == []
-    until("no descriptor is left behind", lambda: process.num_fds() <= fds + 3, 10)
 
 
 def test_a_storm_of_resets_is_over_when_it_is_over(tmp_path: Path) -> None:

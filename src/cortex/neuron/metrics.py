@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -21,6 +22,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self.savings = Savings()
         self._requests = Counter(
             "neuron_requests", "Generations by how they ended", ["model", "reason"], registry=self.registry
@@ -92,6 +94,7 @@ class _State(Collector):
                 busy.add_metric(labels, device.utilization_pct)
             if device.temp_c is not None:
                 warm.add_metric(labels, device.temp_c)
+        tasks = GaugeMetricFamily("neuron_tasks", "Tasks of the event loop", value=len(asyncio.all_tasks()))
         ready = GaugeMetricFamily("neuron_replica_ready", "1 if the replica serves", labels=["model"])
         flight = GaugeMetricFamily("neuron_replica_in_flight", "Requests that decode", labels=["model"])
         queued = GaugeMetricFamily("neuron_replica_queued", "Requests that wait", labels=["model"])
@@ -112,4 +115,4 @@ class _State(Collector):
                 memory.add_metric(labels, model.memory_bytes)
             if (ratio := estimate_error(model)) is not None:
                 error.add_metric([model.id, model.estimate_basis], ratio)
-        return [used, free, reserved, busy, warm, ready, flight, queued, memory, restarts, error]
+        return [used, free, reserved, busy, warm, tasks, ready, flight, queued, memory, restarts, error]
