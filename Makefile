@@ -46,6 +46,8 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python bench/translate.py
 	$(BIN)/python bench/keys.py
 	$(BIN)/python bench/simulate.py
+	$(BIN)/python bench/switch.py
+	$(BIN)/python bench/cycles.py
 
 # A fleet of three neurons under ten minutes of mixed load: nothing may be lost.
 drive: $(VENV)/installed-dev

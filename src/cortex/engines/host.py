@@ -23,6 +23,7 @@ import anyio
 import msgspec
 from anyio.abc import TaskGroup, UNIXSocketStream
 from anyio.lowlevel import checkpoint_if_cancelled
+from setproctitle import setproctitle
 
 from cortex.core.errors import RequestError
 from cortex.engines.base import Engine, Event, LoadError
@@ -160,6 +161,7 @@ class Host:
             self._running.pop(message.id, None)
 
     async def _load(self, message: Load) -> None:
+        setproctitle(f"cortex.engines.host --engine {self._engine.name} {message.spec.model}")
         loop = asyncio.get_running_loop()
 
         def on_progress(stage: str, done: int, total: int) -> None:
@@ -254,7 +256,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="cortex-engine", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="the inherited end of the socket pair")
     parser.add_argument("--engine", required=True, help="the engine to drive, by entry point name")
+    parser.add_argument("--spare", action="store_true", help="no model is known yet")
     arguments = parser.parse_args()
+    if arguments.spare:
+        setproctitle(f"cortex engine {arguments.engine}, spare")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the neuron's to handle
     sys.exit(anyio.run(_main, arguments.fd, arguments.engine))
 

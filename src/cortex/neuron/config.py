@@ -61,7 +61,8 @@ class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     `cpu_devices` is how many devices the CPU counts as, each with an equal part of the RAM: what is split over several
     devices is split over them.
     `token_file` is relative to the file. `allowed_hosts` are the names that this machine may be called by; without it
-    any name with a token, and its own without.
+    any name with a token, and its own without. `spares` is how many processes of each engine wait for a model; by
+    default one of the default engine, if that is installed.
     """
 
     name: str | None = None
@@ -74,6 +75,7 @@ class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     models: Models = Models()
     limits: Limits = Limits()
     harnesses: list[Harness] = []
+    spares: dict[str, Annotated[int, Meta(ge=0, le=16)]] | None = None
     default_models: list[ModelSpec] = []
     simulated_devices: list[SimulatedDevice] = []
     cpu_devices: Annotated[int, Meta(ge=1, le=64)] = 1

@@ -61,8 +61,10 @@ LAST_WORDS = 20
 class EngineProcess:
     """One child process. Owns its life, its heartbeat and its last words; the channel owns its socket."""
 
-    def __init__(self, engine: str, model: str, *, env: Mapping[str, str], heartbeat_seconds: float) -> None:
-        self._engine = engine
+    def __init__(
+        self, engine: str, model: str, *, env: Mapping[str, str], heartbeat_seconds: float, is_spare: bool = False
+    ) -> None:
+        self._engine, self._is_spare = engine, is_spare
         self._env = {**os.environ, **env}
         self._heartbeat_seconds = heartbeat_seconds
         self._channel = Channel(model, self._give_up)
@@ -87,6 +89,10 @@ class EngineProcess:
         """The child's process id."""
         return self._process.pid
 
+    def adopt(self, model: str) -> None:
+        """Be the process of *model* from now on; until then it was a spare."""
+        self._channel.model = model
+
     async def run(self) -> None:
         """Start the child and serve it until it is gone or this is cancelled; the child never outlives this call."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -100,6 +106,7 @@ class EngineProcess:
             str(theirs.fileno()),
             "--engine",
             self._engine,
+            *(["--spare"] if self._is_spare else []),
         ]
         try:
             with anyio.CancelScope(shield=True):  # cut off in the middle, it could leave a child without a parent

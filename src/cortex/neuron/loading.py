@@ -21,6 +21,7 @@ from cortex.neuron.out_of_memory import ran_out_of_memory, refused_bytes
 from cortex.neuron.placing import Place, find_place
 from cortex.neuron.replica import Replica, Running, Serve
 from cortex.neuron.sources import ModelFiles
+from cortex.neuron.spares import Spares
 from cortex.wire.engine_api import Progress
 from cortex.wire.node_api import LoadProgress
 
@@ -35,8 +36,9 @@ UNTOLD_SHARE, UNTOLD_BYTES = 0.1, 64 << 20
 class Loader:
     """`bring_up` is what a `Replica` runs; one loader serves all replicas of a node."""
 
-    def __init__(self, config: NeuronConfig, memory: Memory, measured: Measured) -> None:
+    def __init__(self, config: NeuronConfig, memory: Memory, measured: Measured, spares: Spares | None = None) -> None:
         self._config, self._memory, self._measured = config, memory, measured
+        self._spares = spares or Spares({}, config.limits.heartbeat_seconds, {})
         self._loads = count(1)
 
     async def bring_up(self, replica: Replica, serve: Serve) -> None:
@@ -58,27 +60,27 @@ class Loader:
         spec = replica.spec
         elsewhere: Sequence[Room] = ()
         replica.claim = f"{spec.id}#{next(self._loads)}"
-        process = replica.process = EngineProcess(
-            spec.engine_name,
-            spec.id,
-            env=_visible(rooms),
-            heartbeat_seconds=self._config.limits.heartbeat_seconds,
-        )
+        env = _visible(rooms)
+        pid: int | None = None
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(process.run, name=f"engine:{spec.id}")
+            async with self._spares.process(spec.engine_name, spec.id, env) as process:
+                replica.process = process
                 place = await self._find_place(rooms, replica, process, files)
-                if _visible(place.rooms) == _visible(rooms):
-                    self._memory.reserve(replica.claim, spec.id, place.indices, place.need, process.pid)
+                pid = process.pid
+                if _visible(place.rooms) == env:
+                    self._memory.reserve(replica.claim, spec.id, place.indices, place.need, pid)
                     running = await self._load(replica, process, files, place)
+                    self._spares.replace(spec.engine_name, env)
                     await self._serve(replica, running, place, serve)
                     replica.levels = self._memory.levels_without(replica.claim)
                 else:
                     elsewhere = place.rooms
                 await process.stop()
         finally:
-            replica.process, replica.last_words = None, process.last_words
-            self._memory.release(replica.claim, process.pid if process.started else None)
+            replica.last_words = replica.process.last_words if replica.process is not None else ()
+            replica.process = None
+            self._memory.release(replica.claim, pid)
+            self._spares.replace(spec.engine_name, env)
         return elsewhere
 
     async def _find_place(
@@ -176,6 +178,11 @@ class Loader:
 def _follow(replica: Replica, step: Progress) -> None:
     percent = round(100 * step.done / step.total, 1) if step.total else None
     replica.progress = LoadProgress(step.stage, percent)
+
+
+def first_environment(memory: Memory) -> dict[str, str]:
+    """Return the environment of an engine that a load is likely to want first: it sees the node's first device."""
+    return _visible(memory.rooms()[:1])
 
 
 def _visible(rooms: Sequence[Room]) -> dict[str, str]:

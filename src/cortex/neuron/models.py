@@ -14,11 +14,12 @@ from cortex.core.model_spec import ModelSpec
 from cortex.fleet.devices import Wish
 from cortex.neuron.config import NeuronConfig
 from cortex.neuron.estimates import Estimates
-from cortex.neuron.loading import Loader
+from cortex.neuron.loading import Loader, first_environment
 from cortex.neuron.measured import Measured
 from cortex.neuron.memory import Memory, Readings
 from cortex.neuron.probation import Probation
 from cortex.neuron.replica import Replica
+from cortex.neuron.spares import Spares, spares_of
 from cortex.neuron.tokenizers import Tokenizers
 from cortex.wire.node_api import DeviceHealth, Discovery, EstimateAnswer, ModelInfo
 
@@ -32,7 +33,9 @@ class Models:
         self._config, self._discovery, self._tasks = config, discovery, tasks
         self._memory = Memory(discovery, readings)
         measured = Measured(config.cache / "measured.json")
-        self._loader = Loader(config, self._memory, measured)
+        wanted, heartbeat = spares_of(config, discovery.engines), config.limits.heartbeat_seconds
+        self._spares = Spares(wanted, heartbeat, first_environment(self._memory))
+        self._loader = Loader(config, self._memory, measured, self._spares)
         self._estimates = Estimates(config, discovery, self._memory, measured)
         self._tokenizers = Tokenizers(config, discovery, tasks)
         self._probation = Probation()
@@ -40,6 +43,7 @@ class Models:
         self._unload_seconds: dict[str, float] = {}
         self._closed = False
         self.cycles = 0
+        tasks.start_soon(self._spares.run, name="spares")
 
     def get(self, model: str) -> Replica:
         """Return the replica of *model*. Raises ModelNotFound with near names."""
@@ -128,6 +132,7 @@ class Models:
     async def close(self) -> None:
         """Refuse new loads, drain all replicas within the configured bound, then end them."""
         self._closed = True
+        self._spares.close()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._tokenizers.close)
             for replica in self._replicas.values():
