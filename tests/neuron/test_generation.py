@@ -104,7 +104,7 @@ class ScriptedProcess:
     asked: list[tuple[Kind, dict[str, Any], int]] = field(default_factory=list)
     left: int = 0
 
-    async def generate(self, kind: Kind, body: bytes, choices: int) -> AsyncGenerator[Event, None]:
+    async def generate(self, kind: Kind, body: bytes, choices: int, request_id: str) -> AsyncGenerator[Event, None]:
         self.asked.append((kind, json.loads(body), choices))
         try:
             for step in self.steps:

@@ -51,7 +51,9 @@ class FakeProcess:
         self.killed = True
         self.die("killed")
 
-    async def generate(self, kind: str, body: bytes, choices: int) -> AsyncGenerator[Progress | Chunk | Finished, None]:
+    async def generate(
+        self, kind: str, body: bytes, choices: int, request_id: str
+    ) -> AsyncGenerator[Progress | Chunk | Finished, None]:
         yield Progress("1", "prefill", 1, 1)
         await self.answer.wait()
         if self.died.is_set():

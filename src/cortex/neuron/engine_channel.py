@@ -56,9 +56,14 @@ class Channel:
         """How many requests have an inbox."""
         return len(self._inboxes)
 
-    def conversation(self, seconds: float, *, confirms_abort: bool = False) -> Conversation:
-        """Return a new request, of which no reply may be later than *seconds* from now."""
-        return Conversation(self, f"{next(self._ids)}", seconds, confirms_abort=confirms_abort)
+    def conversation(self, seconds: float, request_id: str = "", *, confirms_abort: bool = False) -> Conversation:
+        """Return a new request, of which no reply may be later than *seconds* from now.
+
+        Its id ends with *request_id*, so that an engine's own words can be told to be about it.
+        """
+        number = next(self._ids)
+        id_ = f"{number}/{request_id}" if request_id else str(number)
+        return Conversation(self, id_, seconds, confirms_abort=confirms_abort)
 
     async def send(self, message: ToEngine) -> None:
         """Send the whole of *message*. Raises LoadFailed if it cannot be written down, EngineFailed if nobody reads."""

@@ -173,14 +173,14 @@ class EngineProcess:
         raise EngineFailed(self.reason or "the engine process ended while estimating")
 
     async def generate(
-        self, kind: Kind, body: bytes, choices: int
+        self, kind: Kind, body: bytes, choices: int, request_id: str = ""
     ) -> AsyncGenerator[Progress | Chunk | Finished, None]:
         """Yield what the engine answers, Finished last. Leaving early aborts the request in the engine.
 
         Raises RemoteError with the engine's own status and code, or EngineFailed if the process dies, which says
         whether it was at work on this request.
         """
-        async with self._channel.conversation(math.inf, confirms_abort=True) as talk:
+        async with self._channel.conversation(math.inf, request_id, confirms_abort=True) as talk:
             await self._channel.send(Generate(talk.id, kind, body, choices))
             async for message in talk:
                 if isinstance(message, Progress | Chunk):

@@ -74,6 +74,7 @@ class Trail:
                 if self.prompt_tokens is None:
                     self.prompt_tokens = event.total
                     self._started(event.cached)
+                log.trace("prefill_step", request=self.request_id, done=event.done, total=event.total)
             case Chunk():
                 self.chunks += 1
                 if self.first_chunk is None:
@@ -171,10 +172,13 @@ class Generation:
         ignored = request.ignored + unheeded(request.effort, request.template_kwargs, info.template_variables)
         headers: Headers = [(b"x-cortex-ignored", ", ".join(ignored).encode())] if ignored else []
         trail = Trail(exchange.request_id, replica, request, self._metrics)
+        log.debug("generation_queued", request=exchange.request_id, model=replica.spec.id, in_flight=replica.in_flight)
         error: BaseException | None = None
         try:
             with Patience(self._limits.first_token_seconds, self._limits.idle_token_seconds) as patience:
-                async with aclosing(replica.generate(request.kind, request.body, request.choices)) as events:
+                async with aclosing(
+                    replica.generate(request.kind, request.body, request.choices, exchange.request_id)
+                ) as events:
                     if request.stream:
                         await self._stream(exchange, request, trail, patience, events, headers)
                     else:

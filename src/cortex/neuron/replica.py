@@ -141,10 +141,12 @@ class Replica:
             self.running, self.state, self._settled = None, "loading", anyio.Event()
             raise EngineFailed(running.process.reason or "the engine process is gone")
         self.state = "draining"
+        log.debug("drain_started", model=self.spec.id, in_flight=self.in_flight)
         while self.in_flight and not running.process.died.is_set():
             self._idle = anyio.Event()
             await _first_of(self._idle, running.process.died)
         self.drained_at = self.clock()
+        log.debug("drain_done", model=self.spec.id, in_flight=self.in_flight)
 
     async def _may_restart(self) -> bool:
         """Wait before a restart; False if the failure was a refusal, or came too often."""
@@ -189,9 +191,11 @@ class Replica:
         await self._gone.wait()
 
     async def generate(
-        self, kind: Kind, body: bytes, choices: int
+        self, kind: Kind, body: bytes, choices: int, request_id: str = ""
     ) -> AsyncGenerator[Progress | Chunk | Finished, None]:
         """Yield the engine's answer; closing this generator aborts it. Refuses at once what cannot be served now.
+
+        *request_id* is what the engine process is told to call it.
 
         Raises PoisonRequest if engines died of this very request.
         """
@@ -200,7 +204,7 @@ class Replica:
         try:
             async with (
                 Trial(self.probation, self._turn, self.spec.id, kind, body) as trial,
-                aclosing(running.process.generate(kind, body, choices)) as events,
+                aclosing(running.process.generate(kind, body, choices, request_id)) as events,
             ):
                 async for event in events:
                     trial.saw(event)
