@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 
 from harness import Daemon, Fleet, alive, until
@@ -242,3 +243,30 @@ def test_a_damaged_model_file_is_refused_by_name_and_costs_nothing_else(
         assert node.events("request_crashed") == node.events("replica_broke") == []
     finally:
         fleet.close()
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="limits of another process are Linux's")
+def test_a_load_that_finds_too_little_memory_says_so(tmp_path: Path, demo_gguf: Path) -> None:
+    """As under a cgroup's or an operator's limit: the process that will load may map 60 MB more than it has."""
+    fleet = Fleet(tmp_path)
+    try:
+        node = fleet.neuron("a")
+        (spare,) = until("a spare", lambda: spares(node))
+        until("it is ready", lambda: spare.memory_info().rss > 30 << 20)
+        limit = spare.memory_info().vms + (60 << 20)
+        spare.rlimit(psutil.RLIMIT_AS, (limit, limit))
+        spec = {"model_id": "large", "source": str(demo_gguf), "context": 2048}
+        refused = httpx2.post(node.url + "/models/load", json=spec, timeout=60, trust_env=False)
+
+        assert refused.status_code == 503
+        assert info(node, "large")["status"] == "failed"
+        assert not alive(spare.pid)
+        assert httpx2.post(node.url + "/models/load", json=spec, timeout=60, trust_env=False).status_code == 200
+        assert ask(node, "large", max_tokens=2).status_code == 200
+    finally:
+        fleet.close()
+
+
+def spares(node: Daemon) -> list[psutil.Process]:
+    children = psutil.Process(node.process.pid).children()
+    return [child for child in children if "spare" in " ".join(child.cmdline())]

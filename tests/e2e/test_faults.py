@@ -288,7 +288,7 @@ def test_five_loads_and_unloads_give_the_memory_back(real: tuple[Fleet, Daemon])
     node = fleet.daemons["a"]
     daemon = psutil.Process(node.process.pid)
 
-    def cycle() -> int:
+    def cycle() -> tuple[int, int, int]:
         assert ask(gateway, "smol", max_tokens=2).status_code == 200
         (pid,) = engine_pids(node)
         loaded = psutil.Process(pid).memory_info().rss
@@ -297,11 +297,15 @@ def test_five_loads_and_unloads_give_the_memory_back(real: tuple[Fleet, Daemon])
         assert not alive(pid)
         assert node.get("/models") == []
         until("the gateway knows", lambda: not gateway.get("/v1/models/smol")["loaded"], 5)
-        return int(daemon.memory_info().rss)
+        until("the next spare waits", lambda: len(daemon.children()) == 1)
+        return daemon.memory_info().rss, daemon.num_fds(), daemon.num_threads()
 
     cycle()
     first = cycle()
-    rss = [cycle() for _ in range(4)]
+    *_, last = (cycle() for _ in range(4))
 
     assert engine_pids(node) == []
-    assert rss[-1] - first < 4 << 20
+    assert last[0] - first[0] < 4 << 20
+    assert last[0] < 80 << 20
+    assert last[1] <= first[1] + 2
+    assert last[2] <= first[2] + 2
