@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # pip itself is among what is installed: one before 24.1 cannot tell how far the download of a model is.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt pip
 
-.PHONY: run test test-unit test-tp test-ui vendor lint bench drive clean
+.PHONY: docs run test test-unit test-tp test-ui vendor lint bench drive clean
 
 run: $(VENV)/installed
 	@$(BIN)/cortex up
@@ -35,6 +35,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Pages that are written from the code.
+docs: $(VENV)/installed-dev
+	$(BIN)/python docs/generate_metrics.py
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python bench/overhead.py

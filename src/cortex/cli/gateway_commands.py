@@ -27,6 +27,7 @@ _ELSEWHERE = {
     "node": "cortex.cli.fleet_commands",
     "record": "cortex.cli.fleet_commands",
     "simulate": "cortex.cli.sim_commands",
+    "top": "cortex.cli.top_command",
     "trace": "cortex.cli.trace_commands",
 }
 
@@ -56,6 +57,7 @@ def cortex() -> None:
       cortex chat smollm2-135m-instruct
       cortex status
       cortex explain qwen3              what would happen to a request for it, and why
+      cortex top                        nodes, devices, replicas and queues, as they are
       cortex trace --slow               which requests waited longest, and what for
       cortex node drain gpu-box --wait  take a machine out of service
       cortex doctor                     what is wrong, and what to do about it

@@ -69,7 +69,7 @@ LOAD_FAILURES = Family("cortex_load_failures", "counter", "Loads that failed, by
 EVICTIONS = Family(
     "cortex_evictions",
     "counter",
-    "Replicas unloaded: room for another model, ttl, moved off a drained node, let go by a client, renewed",
+    "Replicas unloaded: for room, by ttl, moved off a drained node, renewed, or as a client or an operator wants",
     (*_WHERE, "reason"),
 )
 
