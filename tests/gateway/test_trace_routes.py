@@ -114,3 +114,23 @@ async def test_each_minute_has_its_figures(fleet: FakeFleet) -> None:
     assert sum(minute["requests"] for minute in minutes) == 2
     assert sum(minute["errors"] for minute in minutes) == 1
     assert next(minute["ttft_p50_seconds"] for minute in minutes if minute["completion_tokens"]) > 0
+
+
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(("offered", "passed"), [(TRACEPARENT, TRACEPARENT), ("00-nothing-of-the-kind", None)])
+async def test_a_traceparent_goes_to_the_node_the_log_and_the_story_if_it_is_one(
+    fleet: FakeFleet, offered: str, passed: str | None
+) -> None:
+    node = await fleet.node()
+    gateway = await fleet.gateway()
+    await gateway.post(ask(), x_request_id="traced-1", traceparent=offered)
+    await gateway.idle()
+    told = (await gateway.get("/traces/traced-1")).json()
+    asked = dict(node.asked()[0].headers)
+
+    assert asked.get("traceparent") == passed
+    assert asked["x-request-id"] == "traced-1"
+    assert fleet.events("request_finished")[0].get("traceparent") == passed
+    assert told.get("traceparent") == passed

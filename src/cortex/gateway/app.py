@@ -50,6 +50,7 @@ from cortex.gateway.steward import Steward
 from cortex.gateway.stored_responses import StoredResponses
 from cortex.gateway.trace.journal import Journal
 from cortex.gateway.trace.keeper import Keeper
+from cortex.gateway.trace.otel import OtelExport
 from cortex.gateway.trace.store import TraceStore
 from cortex.gateway.trace_routes import TraceRoutes
 from cortex.gateway.upstream import Pool
@@ -315,6 +316,9 @@ class CortexGateway:
         store = TraceStore(state / "traces.db", keep=settings.keep, history_seconds=seconds_of(settings.history))
         keeper = Keeper(self.journal, store, settings.keep)
         keeper.observe(self._busy, self._progress)
+        if settings.otlp_endpoint is not None:
+            export = OtelExport(settings.otlp_endpoint)
+            keeper.follow(export.send, export.close)
         return keeper
 
     def _busy(self) -> tuple[int, int]:

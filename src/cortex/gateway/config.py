@@ -111,10 +111,14 @@ class Responses(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class TraceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`[trace]`: of how many requests the story is kept, and for how long the figures of each minute."""
+    """`[trace]`: of how many requests the story is kept, and for how long the figures of each minute.
+
+    `otlp_endpoint` is the URL of an OpenTelemetry collector that is sent them, by OTLP over HTTP.
+    """
 
     keep: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000
     history: Duration = "24h"
+    otlp_endpoint: str | None = None
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -151,6 +155,7 @@ def load_config(path: Path, env: Mapping[str, str]) -> GatewayConfig:
         _check_duration(getattr(config.eviction, key), f"{path}: eviction.{key}")
     _check_duration(config.responses.keep, f"{path}: responses.keep")
     _check_duration(config.trace.history, f"{path}: trace.history")
+    _check_url(config.trace.otlp_endpoint, f"{path}: trace.otlp_endpoint")
     _check_size(config.responses.max_bytes, f"{path}: responses.max_bytes")
     _check_size(config.images.max_bytes, f"{path}: images.max_bytes", MAX_IMAGE_BYTES)
     try:
@@ -185,6 +190,11 @@ def _check_size(value: str, key: str, most: int | None = None) -> None:
     if size < 1 or (most is not None and size > most):
         expected = "at least 1 byte" if most is None else f"1 to {most} bytes, as a node takes them"
         raise ConfigError(f"{key} = {value!r}: expected {expected}")
+
+
+def _check_url(value: str | None, key: str) -> None:
+    if value is not None and not value.startswith(("http://", "https://")):
+        raise ConfigError(f"{key} = {value!r}: expected a URL, such as http://127.0.0.1:4318/v1/traces")
 
 
 def is_endpoint(text: str) -> bool:

@@ -38,6 +38,7 @@ from cortex.wire.errors import openai_event
 from cortex.wire.ollama import plain_name
 from cortex.wire.openai import CHAT, KINDS, read_request
 from cortex.wire.session import message_chain, read_prompt, session_key
+from cortex.wire.traceparent import valid_traceparent
 
 log = get_logger(__name__)
 
@@ -113,6 +114,7 @@ class Inference:
         log_request(record, error)
 
     async def _serve(self, exchange: Exchange, story: Story) -> None:
+        story.traceparent = valid_traceparent(exchange.header(b"traceparent"))
         caller = story.caller = self._access.enter_again(exchange.head)
         caller.require("inference")
         # Ollama's clients declare what they like; a page of another site is stopped by its Origin before this.
@@ -247,7 +249,7 @@ class Inference:
         deaths: int,
     ) -> None:
         node = story.node = replica.node
-        outcome = story.outcome = Outcome(wait_seconds=story.wait_seconds, deaths=deaths)
+        outcome = story.outcome = Outcome(wait_seconds=story.wait_seconds, deaths=deaths, traceparent=story.traceparent)
         try:
             address = self._poller.address(node)
             if stream is not None:

@@ -35,7 +35,8 @@ class TryElsewhere(Exception):
 class Outcome(msgspec.Struct, eq=False):
     """How a relayed request goes: when the node had it, what has come, the trailer once it is whole.
 
-    `wait_seconds` is what the request had waited for a replica before, `deaths` how many engines had died of it.
+    `wait_seconds` is what the request had waited for a replica before, `deaths` how many engines had died of it,
+    `traceparent` what its client said of the trace that it belongs to.
     """
 
     trailer: Trailer | None = None
@@ -44,6 +45,7 @@ class Outcome(msgspec.Struct, eq=False):
     bytes: int = 0
     wait_seconds: float = 0.0
     deaths: int = 0
+    traceparent: str | None = None
 
 
 class _Unary:
@@ -137,7 +139,7 @@ class Relay:
             return sink
 
         try:
-            request = _request(asked, exchange.request_id, address, model, self._signature, outcome.deaths)
+            request = _request(asked, exchange.request_id, address, model, self._signature, outcome)
             await self._send(request, address, sink_for, self._stall_seconds)
         except CortexError as error:
             if sink is None or not sink.relay.saw_data:
@@ -159,7 +161,7 @@ class Relay:
         """Relay a whole answer. Raises TryElsewhere, or the node's refusal as it stands."""
         sink = _Unary()
         try:
-            request = _request(asked, exchange.request_id, address, model, self._signature, outcome.deaths)
+            request = _request(asked, exchange.request_id, address, model, self._signature, outcome)
             await self._send(request, address, lambda _: sink, None)
         except CortexError as error:
             raise TryElsewhere(error) from None
@@ -192,15 +194,16 @@ class Relay:
             connection = await self._pool.fresh(address)
 
 
-def _request(asked: Asked, request_id: str, address: Address, model: str, signature: str, deaths: int) -> bytes:
+def _request(asked: Asked, request_id: str, address: Address, model: str, signature: str, outcome: Outcome) -> bytes:
     """Return the request for the node: the hub's body byte for byte, and only headers of our own."""
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     opening = "x-cortex-opening: 1\r\n" if asked.translation is not None else ""
-    suspect = f"{DEATHS_HEADER.decode()}: {deaths}\r\n" if deaths else ""
+    suspect = f"{DEATHS_HEADER.decode()}: {outcome.deaths}\r\n" if outcome.deaths else ""
+    trace = f"traceparent: {outcome.traceparent}\r\n" if outcome.traceparent else ""
     head = (
         f"POST {asked.path} HTTP/1.1\r\nhost: {host}:{address[1]}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(asked.body)}\r\nx-request-id: {request_id}\r\n"
-        f"x-cortex-model: {model}\r\n{signature}{opening}{suspect}\r\n"
+        f"x-cortex-model: {model}\r\n{signature}{opening}{suspect}{trace}\r\n"
     )
     return head.encode() + asked.body
 

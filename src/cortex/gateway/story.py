@@ -56,6 +56,7 @@ class Story(msgspec.Struct, eq=False):
     chosen_at: float = 0.0
     choice: Choice | None = None
     let_in: bool | None = None
+    traceparent: str | None = None
     paid: Usage | None = None
 
     @property
@@ -125,7 +126,7 @@ class Story(msgspec.Struct, eq=False):
             self.let_in,
             len(exchange.body),
             outcome.bytes if outcome is not None else 0,
-            None,
+            self.traceparent,
         )
 
 
@@ -160,5 +161,6 @@ def log_request(record: Record, error: BaseException | None) -> None:
         reason=trailer.finish_reason if trailer else None,
         total_seconds=record.seconds,
         status=record.status,
+        **({"traceparent": record.traceparent} if record.traceparent else {}),
         **keys,
     )

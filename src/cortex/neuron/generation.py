@@ -32,6 +32,7 @@ from cortex.wire.openai import KINDS, Request, read_request
 from cortex.wire.reasoning import unheeded
 from cortex.wire.rerank import RerankRequest
 from cortex.wire.sse import Trailer, data_event, encode_trailer, trailer_event
+from cortex.wire.traceparent import valid_traceparent
 from cortex.wire.translation import Opening, opening_comment
 
 log = get_logger(__name__)
@@ -61,6 +62,7 @@ class Trail:
     replica: Replica
     request: Request
     metrics: Metrics
+    traceparent: str | None = None
     arrived: float = field(default_factory=time.perf_counter)
     prompt_tokens: int | None = None
     chunks: int = 0
@@ -104,6 +106,7 @@ class Trail:
             engine=self.replica.spec.engine_name,
             devices=running.devices if running else [],
             queue_seconds=self.elapsed(),
+            **({"traceparent": self.traceparent} if self.traceparent else {}),
         )
 
     def _prefill_done(self) -> None:
@@ -171,7 +174,8 @@ class Generation:
             replica.probation.hear(replica.spec.id, request.kind, request.body, _count_of(deaths))
         ignored = request.ignored + unheeded(request.effort, request.template_kwargs, info.template_variables)
         headers: Headers = [(b"x-cortex-ignored", ", ".join(ignored).encode())] if ignored else []
-        trail = Trail(exchange.request_id, replica, request, self._metrics)
+        traceparent = valid_traceparent(exchange.header(b"traceparent"))
+        trail = Trail(exchange.request_id, replica, request, self._metrics, traceparent)
         log.debug("generation_queued", request=exchange.request_id, model=replica.spec.id, in_flight=replica.in_flight)
         error: BaseException | None = None
         try:

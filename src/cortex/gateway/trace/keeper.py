@@ -21,7 +21,7 @@ from cortex.gateway.trace.store import TraceStore, TraceStoreError, Wanted
 
 log = get_logger(__name__)
 
-FLUSH_SECONDS = 2.0
+FLUSH_SECONDS = 5.0
 REMEMBERED_DECISIONS = 4000
 Look = Callable[[], tuple[int, int]]
 """How many requests wait, and how many are under way."""
@@ -36,6 +36,7 @@ class Keeper:
         self._decided: deque[Decided] = deque(maxlen=REMEMBERED_DECISIONS)
         self._history = History()
         self._listeners: list[Callable[[Sequence[Trace]], None]] = []
+        self._closing: list[Callable[[], None]] = [store.close]
         self._progress: Callable[[Spot], str] = lambda _: ""
         self._look: Look = lambda: (0, 0)
         self._lock = anyio.Lock()
@@ -46,9 +47,10 @@ class Keeper:
         """Ask *look* how busy the gateway is, and *progress* how far a load is that nobody waits for any more."""
         self._look, self._progress = look, progress
 
-    def follow(self, listener: Callable[[Sequence[Trace]], None]) -> None:
-        """Have *listener* hear every story, in batches, in the thread that writes them."""
+    def follow(self, listener: Callable[[Sequence[Trace]], None], close: Callable[[], None]) -> None:
+        """Have *listener* hear every story, in batches, in the thread that writes them, and *close* the end."""
         self._listeners.append(listener)
+        self._closing.append(close)
 
     def decided(self, event: Event, at: float) -> None:
         """Remember a decision, made at *at* by `time.perf_counter`, for those who wait for what comes of it."""
@@ -60,7 +62,7 @@ class Keeper:
         self._history.count(records, _epoch())
 
     async def run(self) -> None:
-        """Write what is new, every other second, until cancelled; then write the rest and close the store."""
+        """Write what is new, every few seconds, until cancelled; then write the rest and close the store."""
         try:
             await self._go_on()
             while True:
@@ -70,7 +72,8 @@ class Keeper:
         finally:
             with anyio.CancelScope(shield=True):
                 await self.flush()
-                await to_thread.run_sync(self._store.close)
+                for close in self._closing:
+                    await to_thread.run_sync(close)
 
     async def _go_on(self) -> None:
         """Go on counting in the minute that was under way when the gateway was stopped, if it still is."""
