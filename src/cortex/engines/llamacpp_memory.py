@@ -32,8 +32,9 @@ ROOM_SHARE = 0.9
 """Of a device, what one model may plan to fill; the rest is the driver's, the desktop's and what estimates miss."""
 CONTEXT_STEP = 256
 DEFAULT_CACHE_MIB = 64
-# A prefill step is what an abort waits for. On a CPU larger batches gain nothing (measured: 134 tok/s at 128 and 2048).
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 128, 2048
+# A prefill step is what an abort and everybody who decodes wait for. On a CPU larger ones gain nothing (measured: 146
+# tok/s of one core at 64, 145 at 128, 110 at 32).
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 64, 2048
 UBATCH_TOKENS = 512
 # Gemma looks at all of an image at once: it must fit into one step.
 WHOLE_IMAGE_TOKENS = 512
@@ -142,12 +143,22 @@ def _has_room(model: Model, options: Options, shape: Shape, devices: Sequence[De
 def shares_of(options: Options, devices: Sequence[Device]) -> tuple[float, ...]:
     """Return how much of the model each device gets, of 1: as the options say, else by what the devices hold in all."""
     if options.split == "none":
-        wanted: list[float] = [at == options.main_device for at in range(len(devices))]
+        wanted: list[float] = [at == main_of(options, devices) for at in range(len(devices))]
     else:
-        wanted = list(options.tensor_split)
+        wanted = [options.tensor_split[rank] for rank in _ranks(devices)] if options.tensor_split else []
     wanted = wanted or [device.memory_total_bytes or device.memory_free_bytes for device in devices]
     total = sum(wanted)
     return tuple(each / total for each in wanted) if total else (1 / len(devices),) * len(devices)
+
+
+def main_of(options: Options, devices: Sequence[Device]) -> int:
+    """Return which of *devices* has what is not split: options count them by index, whatever their order here."""
+    return _ranks(devices).index(options.main_device)
+
+
+def _ranks(devices: Sequence[Device]) -> list[int]:
+    order = sorted(device.index for device in devices)
+    return [order.index(device.index) for device in devices]
 
 
 def bytes_of(model: Model, options: Options, shape: Shape, devices: Sequence[Device]) -> tuple[int, ...]:
@@ -158,31 +169,32 @@ def bytes_of(model: Model, options: Options, shape: Shape, devices: Sequence[Dev
     """
     on_gpu = runs_on_gpu(devices)
     shares = shares_of(options, devices)
-    spread = _spread(model, options, shape, shares)
+    spread = _spread(model, options, shape, shares, main_of(options, devices))
     rows = micro_step_of(model, options, shape, devices)
     aside = model.adapter_bytes + _projector_bytes(model) + _draft_bytes(model, options, shape, rows)
     compute = compute_bytes(model.header, options, shape, rows)
     if not on_gpu:
         own = _PROCESS_BYTES + _TOKEN_BYTES * model.header.vocabulary_size
         cache = cache_mib_of(model.header, options, shape) << 20
-        totals = [spread[0] + aside + compute + own + cache]
+        total = sum(spread) + aside + compute + own + cache
+        totals = [math.ceil(share * total) for share in shares]  # a CPU may count as several devices
     else:
         fixed = [_GPU_CONTEXT_BYTES + compute if share else 0 for share in shares]
         totals = [own + more for own, more in zip(spread, fixed, strict=True)]
-        totals[options.main_device] += aside
+        totals[main_of(options, devices)] += aside
     if max(totals) > MAX_ESTIMATE_BYTES:
         raise LoadError(f"bad GGUF: it would take {max(totals) >> 40} TiB")
     return tuple(totals)
 
 
-def _spread(model: Model, options: Options, shape: Shape, shares: Sequence[float]) -> list[int]:
+def _spread(model: Model, options: Options, shape: Shape, shares: Sequence[float], main: int) -> list[int]:
     """Return weights and KV cache on each device: whole layers, or a part of each."""
     layers, cache = model.weights.layers, layer_kv_bytes(model.header, options.kv_type, shape)
     if options.split == "tensor":
         return [math.ceil(share * (sum(layers) + sum(cache))) for share in shares]
     if options.split == "row":
         rows = [math.ceil(share * sum(layers)) for share in shares]
-        rows[options.main_device] += sum(cache)
+        rows[main] += sum(cache)
         return rows
     spread = [0] * len(shares)
     homes = homes_of(len(layers), shares)

@@ -26,8 +26,8 @@ class Adapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a model's `options` may say; what it leaves out is decided by `llamacpp_memory.shape_of` and per device.
 
-    `batch` is in tokens a prefill step, `cache_ram_mib` in MiB of host memory for prompts that lost their slot. A share
-    of `tensor_split` is of its device, in the order of the devices; `main_device` counts in that order too.
+    `batch` is in tokens a prefill step, `cache_ram_mib` in MiB of host memory for prompts that lost their slot. The
+    shares of `tensor_split` and `main_device` count the devices that the model goes on, by their index on the node.
     """
 
     slots: Annotated[int, Meta(ge=1, le=256)] | None = None

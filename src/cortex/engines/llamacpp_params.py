@@ -15,6 +15,7 @@ from cortex.engines.llamacpp_memory import (
     Shape,
     cache_mib_of,
     embeds,
+    main_of,
     micro_step_of,
     padded,
     runs_on_gpu,
@@ -173,7 +174,7 @@ def _place(params: Any, options: Options, devices: tuple[Device, ...], on_gpu: b
             "your GPU (see the xllamacpp project for its CUDA, ROCm and Vulkan wheels), or place the model on the CPU"
         )
     params.n_gpu_layers = ALL_LAYERS
-    params.main_gpu = options.main_device
+    params.main_gpu = main_of(options, devices)
     params.split_mode = getattr(xllamacpp.llama_split_mode, f"LLAMA_SPLIT_MODE_{options.split.upper()}")
     if len(devices) > 1:
         params.tensor_split = list(shares_of(options, devices))
