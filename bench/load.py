@@ -73,7 +73,7 @@ class Whole(asyncio.Protocol):
             self.errors += data[9:12] != b"200"
             length = LENGTH.search(data, 0, end + 2)
             self._wanted = end + 4 + int(length[1]) if length else 0
-        if len(data) < self._wanted or (not self._wanted and not data.endswith(b"\r\n0\r\n\r\n")):
+        if len(data) < self._wanted or (not self._wanted and not data.endswith(b"0\r\n\r\n")):
             self._held = data
             return
         self.latencies.append(time.perf_counter() - self._at)
@@ -115,7 +115,7 @@ class Stream(asyncio.Protocol):
             if self._last:
                 self.gaps.append(now - self._last)
             self._last = now
-        if data.endswith(b"\r\n0\r\n\r\n"):
+        if data.endswith(b"0\r\n\r\n"):
             self._last = 0.0
             if self._again:
                 self.transport.write(self._asked)
@@ -265,7 +265,7 @@ class Flood(asyncio.Protocol):
         if data.startswith(b"HTTP/1.1 "):
             self.errors += data[9:12] != b"200"
         self.events += data.count(b"event: ")
-        if data.endswith(b"\r\n0\r\n\r\n"):
+        if data.endswith(b"0\r\n\r\n"):
             self._transport.write(self._asked)
 
 
