@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # pip itself is among what is installed: one before 24.1 cannot tell how far the download of a model is.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt pip
 
-.PHONY: docs run test test-unit test-tp test-ui vendor lint bench drive clean
+.PHONY: docs run test test-unit test-tp test-ui vendor lint bench drive clean pictures
 
 run: $(VENV)/installed
 	@$(BIN)/cortex up
@@ -25,6 +25,10 @@ test-unit: $(VENV)/installed-dev
 # The dashboard in a real Chromium; it is skipped where there is none.
 test-ui: $(VENV)/installed-dev
 	$(BIN)/pytest -m ui
+
+# The pictures of docs/dashboard.md, made by the tests.
+pictures: $(VENV)/installed-dev
+	CORTEX_PICTURES=1 $(BIN)/pytest tests/ui/test_pictures.py
 
 # What the dashboard takes from others, as web/package-lock.json names it.
 vendor: $(VENV)/installed-dev

@@ -42,6 +42,7 @@ def test_up_proves_itself_restarts_what_dies_and_leaves_nothing_behind(tmp_path:
 
     text = "".join(said)
     assert f"http://127.0.0.1:{api}/v1" in text
+    assert f"http://127.0.0.1:{api}/ui" in text
     assert "curl http" in text
     assert "tok/s" in text
     assert "TTFT" in text

@@ -33,7 +33,7 @@ collect_ignore_glob = ["test_*.py"] if find_spec("playwright") is None else []
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "ui" in item.path.parts:
+        if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.ui)
             item.add_marker(pytest.mark.e2e)
             if CHROMIUM is None:
@@ -66,6 +66,7 @@ def pages(browser: Browser) -> Iterator[Opener]:
 
     def opened(url: str, *, size: tuple[int, int] = WIDE, scheme: str = "light", errs: tuple[str, ...] = ()) -> Page:
         width, height = size
+        own = (url.partition("/ui")[0], "data:")
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
@@ -75,6 +76,7 @@ def pages(browser: Browser) -> Iterator[Opener]:
         page.on(
             "console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None
         )
+        page.on("request", lambda sent: errors.append(sent.url) if not sent.url.startswith(own) else None)
         page.goto(url)
         return page
 

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,12 @@ import click
 
 from cortex.cli.daemon import find_config
 from cortex.cli.failures import Failure, configuration
-from cortex.core.quantities import seconds_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cortex.gateway.keys.entry import KeyEntry
-    from cortex.gateway.keys.ledger import Total
+    from cortex.gateway.keys.issuing import Uses
 
 KEY_FILE, LEDGER = "keys.toml", "ledger.db"
 
@@ -49,22 +48,12 @@ def _moment(_context: click.Context, _parameter: click.Parameter, value: str | N
     """Return a time from now, as `30d`, or a date or time of ISO 8601, which is in UTC unless it says otherwise."""
     if value is None:
         return None
-    now = datetime.now(UTC).replace(microsecond=0)
+    from cortex.gateway.keys.issuing import moment
+
     try:
-        moment = now + timedelta(seconds=seconds_of(value))
-    except OverflowError:
-        raise click.BadParameter(f"{value!r} is too far away") from None
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            raise click.BadParameter(
-                f"{value!r}: expected a duration such as 30d, or a date such as 2031-01-31"
-            ) from None
-    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    if moment <= now:
-        raise click.BadParameter(f"{value!r} is in the past")
-    return moment
+        return moment(value, datetime.now(UTC).replace(microsecond=0))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 file_option = click.option(
@@ -121,18 +110,12 @@ def create(
       cortex key create ci --model 'qwen*' --rpm 60 --budget 2000000 --window 24h --expires 90d
       cortex key create me --scope admin > ~/.config/cortex.key
     """
-    from cortex.core.config import convert
-    from cortex.gateway.keys.entry import KeyEntry
-    from cortex.gateway.keys.file import add_key
-    from cortex.gateway.keys.secret import new_key
+    from cortex.gateway.keys.issuing import issue
 
     if window is not None and budget is None:
         raise click.UsageError("--window says what a --budget is for; give both")
-    secret = new_key()
     given: dict[str, Any] = {
         "name": name,
-        "sha256": secret.digest.hex(),
-        "created": datetime.now(UTC).replace(microsecond=0),
         "expires": expires,
         "scope": scope,
         "models": models,
@@ -143,8 +126,7 @@ def create(
         "budget_window": window or "24h",
     }
     with configuration():
-        entry = convert(given, KeyEntry, where=f"key {name!r}")
-        add_key(file, entry)
+        entry, secret = issue(file, given)
     click.echo(f"Key {entry.name} ({entry.id}) is in {file}. It is shown this once:", err=True)
     click.echo(secret.reveal())
 
@@ -164,13 +146,14 @@ def list_keys(ledger: Path | None, as_json: bool, file: Path) -> None:
     """
     from cortex.cli.tables import show
     from cortex.gateway.keys.file import load_keys
+    from cortex.gateway.keys.issuing import described
 
     with configuration():
         keys = load_keys(file)
         use = _use_of(list(keys.by_id.values()), ledger, _ledger_of(file))
     for warning in keys.warnings:
         click.echo(f"Warning: {warning}", err=True)
-    rows = [_described(entry, *use.get(entry.id, (None, None))) for entry in keys.by_id.values()]
+    rows = [described(entry, *use.get(entry.id, (None, None))) for entry in keys.by_id.values()]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
@@ -205,10 +188,9 @@ def _ledger_of(file: Path) -> Path:
     return state_directory(config, load_config(config, os.environ), os.environ) / LEDGER
 
 
-def _use_of(
-    entries: list[KeyEntry], named: Path | None, beside: Path
-) -> Mapping[str, tuple[Total | None, Total | None]]:
+def _use_of(entries: list[KeyEntry], named: Path | None, beside: Path) -> Uses:
     """Return what each key used in all, and in its budget's window; nothing if no ledger is named or found."""
+    from cortex.gateway.keys.issuing import uses, windows
     from cortex.gateway.keys.ledger import StoreError
     from cortex.gateway.keys.sqlite_store import SqliteStore
 
@@ -217,38 +199,11 @@ def _use_of(
         return {}
     store, now = SqliteStore(path, read_only=True), time.time()
     try:
-        ever = store.totals(0)
-        windows = {entry.budget_window_seconds for entry in entries if entry.budget_tokens is not None}
-        recent = {seconds: store.totals(now - seconds) for seconds in windows}
+        return uses(entries, store.totals(0), {each: store.totals(now - each) for each in windows(entries)})
     except StoreError as error:
         raise Failure(f"{path}: {error}") from None
     finally:
         store.close()
-    return {e.id: (ever.get(e.id), recent.get(e.budget_window_seconds, {}).get(e.id)) for e in entries}
-
-
-def _described(entry: KeyEntry, ever: Total | None, recent: Total | None) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "id": entry.id,
-        "scope": entry.scope,
-        "models": list(entry.models),
-        "requests_per_minute": entry.requests_per_minute,
-        "tokens_per_minute": entry.tokens_per_minute,
-        "concurrency": entry.concurrency,
-        "budget_tokens": entry.budget_tokens,
-        "budget_window_seconds": entry.budget_window_seconds if entry.budget_tokens is not None else None,
-        "budget_used_tokens": recent.tokens if recent is not None else None,
-        "created": _iso(entry.created),
-        "expires": _iso(entry.expires),
-        "last_used": _iso(datetime.fromtimestamp(ever.last_minute, UTC)) if ever is not None else None,
-        "requests": ever.requests if ever is not None else None,
-        "tokens": ever.tokens if ever is not None else None,
-    }
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return moment.astimezone(UTC).isoformat(timespec="minutes").replace("+00:00", "Z") if moment is not None else None
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

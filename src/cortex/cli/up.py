@@ -173,7 +173,8 @@ def _run(plan: Plan, children: Children, *, ask: bool) -> None:
         _start_neuron(plan, children, steps)
         _start_gateway(plan, children, steps)
     spec = plan.asked
-    click.echo(f"\nOpenAI-compatible endpoint: {plan.endpoint}/v1\n")
+    click.echo(f"\nOpenAI-compatible endpoint: {plan.endpoint}/v1")
+    click.echo(f"Dashboard: {plan.endpoint}/ui\n")
     if spec is not None:
         click.echo(curl_line(plan.endpoint, spec.id) + "\n")
     else:

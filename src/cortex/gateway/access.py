@@ -9,7 +9,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cortex.core.errors import ConfigError
+from cortex.core.errors import ConfigError, ServiceError
 from cortex.core.logging import get_logger
 from cortex.gateway.config import KeySettings
 from cortex.gateway.keys import entry
@@ -19,6 +19,7 @@ from cortex.gateway.keys.clock import steady_clock
 from cortex.gateway.keys.file import Keys, load_keys
 from cortex.gateway.keys.guard import Guard
 from cortex.gateway.keys.headers import anthropic_lines, openai_lines
+from cortex.gateway.keys.issuing import Uses, uses, windows
 from cortex.gateway.keys.ledger import Ledger, StoreError
 from cortex.gateway.keys.listening import listening_is_safe
 from cortex.gateway.keys.sessions import Sessions
@@ -131,6 +132,15 @@ class Access:
             return self._guard.enter_again(head, self.clock())
         except NoKeyOffered as refusal:
             return self._enter_by_session(head.headers, refusal)
+
+    async def uses(self, entries: Sequence[entry.KeyEntry]) -> Uses:
+        """Return what the keys of *entries* have used. Raises ServiceError when that cannot be read."""
+        now, spans = self.clock(), windows(entries)
+        try:
+            totals = await self.ledger.totals([0.0, *(now - seconds for seconds in spans)])
+        except StoreError as error:
+            raise ServiceError(f"what the keys have used cannot be read: {error}") from None
+        return uses(entries, totals[0.0], {seconds: totals[now - seconds] for seconds in spans})
 
     @contextmanager
     def one_request(self, caller: Caller, names: Sequence[str]) -> Generator[None, None, None]:

@@ -34,6 +34,7 @@ from cortex.gateway.feed import Feed
 from cortex.gateway.fleet_routes import FleetRoutes
 from cortex.gateway.images import ImageFetcher
 from cortex.gateway.inference import Inference
+from cortex.gateway.key_routes import KeyRoutes
 from cortex.gateway.keys.caller import Caller
 from cortex.gateway.keys.file import Keys
 from cortex.gateway.listing import describe_model, health, list_models
@@ -138,7 +139,7 @@ class CortexGateway:
                 on_catalogue=self._catalogue_changed,
                 keys=self.access.keys,
                 key_file=self.access.key_file,
-                on_keys=self._keys_changed,
+                on_keys=self.take_keys,
                 on_nudged=self._reloaded,
             )
 
@@ -202,7 +203,8 @@ class CortexGateway:
         self.steward.reconciler.catalogue_changed(self.catalogue.specs, self.clock())
         self._warn_of_unknown_nodes()
 
-    async def _keys_changed(self, keys: Keys) -> None:
+    async def take_keys(self, keys: Keys) -> None:
+        """Put *keys* in force. Raises ConfigError."""
         await self.access.take(keys)
         self.metrics.keep_keys({entry.name for entry in keys.by_id.values()})
 
@@ -273,6 +275,7 @@ class CortexGateway:
             *FleetRoutes(self).table(),
             *OrderRoutes(self).table(),
             *TraceRoutes(self).table(),
+            *KeyRoutes(self).table(),
             *DialectRoutes(self).table(),
             *OllamaRoutes(self).table(),
             *WebRoutes(self).table(),

@@ -37,6 +37,7 @@ _NAMES = {
     "RerankBody": "RerankRequest",
     "Envelope": "OpenAIError",
     "NewNode": "NewNodeRequest",
+    "NewKey": "NewKeyRequest",
     "SignIn": "SignInRequest",
     "LoadOrder": "LoadOrderRequest",
     "UnloadOrder": "UnloadOrderRequest",

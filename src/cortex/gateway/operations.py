@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cortex.gateway.fleet_routes import NewNode
+from cortex.gateway.key_routes import NewKey
 from cortex.gateway.order_routes import LoadOrder, PinOrder, UnloadOrder
 from cortex.gateway.web.routes import SignIn
 from cortex.wire import openai
@@ -281,6 +282,19 @@ OPERATING = (
     Operation("get", "/metrics", "Gateway", "Return figures for Prometheus.", answers=(FIGURES,)),
 )
 
+KEYS = (
+    Operation("get", "/keys", "Keys", "List the keys with their limits and what they have used."),
+    Operation("post", "/keys", "Keys", "Make a key, told this once.", NewKey, status=201, errors=(409, *_KEYED)),
+    Operation(
+        "delete",
+        "/keys/{name}",
+        "Keys",
+        "Revoke a key.",
+        parameters=(Parameter("name", "path", "The key's name or id."),),
+        errors=(404, 409, *_KEYED),
+    ),
+)
+
 DASHBOARD = (
     Operation("get", "/ui", "Dashboard", "Return the page.", answers=(PAGE,), errors=_ANY, is_open=True),
     Operation("get", "/ui/", "Dashboard", "Return the page.", answers=(PAGE,), errors=_ANY, is_open=True),
@@ -307,4 +321,4 @@ DASHBOARD = (
     Operation("delete", "/ui/session", "Dashboard", "End the session.", errors=_ANY, is_open=True),
 )
 
-OPERATIONS = (*INFERENCE, *OLLAMA, *OPERATING, *DASHBOARD)
+OPERATIONS = (*INFERENCE, *OLLAMA, *OPERATING, *KEYS, *DASHBOARD)

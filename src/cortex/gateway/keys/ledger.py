@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -118,6 +118,12 @@ class Ledger:
         async with self._lock:
             written = await to_thread.run_sync(self._store.since, start)
             return sorted([*written, *self._pending()], key=lambda use: use.minute)
+
+    async def totals(self, starts: Iterable[float]) -> Mapping[float, Mapping[str, Total]]:
+        """Return the sums since each of *starts*, by the id of the key. Raises StoreError."""
+        await self.flush()
+        async with self._lock:
+            return {start: await to_thread.run_sync(self._store.totals, start) for start in starts}
 
     def _pending(self) -> list[Use]:
         return [Use(key, minute, *sums) for (key, minute), sums in self._unwritten.items()]

@@ -6,13 +6,20 @@ import { ask } from "./api.js";
 import { Patterns } from "./devices.js";
 import { Fleet } from "./fleet.js";
 import { html } from "./html.js";
+import { Keys } from "./keys.js";
 import { Models } from "./models.js";
+import { OrderDialog } from "./orders.js";
+import { Playground } from "./playground.js";
+import { Requests } from "./requests.js";
 import { SignIn } from "./sign-in.js";
 import { isAdmin, isKnown, isLive, learnSession, listen, session } from "./store.js";
 
 const PARTS = {
   fleet: { title: "Fleet", part: Fleet },
   models: { title: "Models", part: Models },
+  requests: { title: "Requests", part: Requests },
+  playground: { title: "Playground", part: Playground, forAll: true },
+  keys: { title: "Keys", part: Keys },
 };
 
 const hash = signal(location.hash);
@@ -47,6 +54,7 @@ function Page() {
     <${Main} key=${name} title=${title}>
       ${isKnown.value || !isAdmin.value ? html`<${part} rest=${rest} />` : html`<p class="fine">Looking at the fleet…</p>`}
     <//>
+    <${OrderDialog} />
     <${Patterns} />
   `;
 }

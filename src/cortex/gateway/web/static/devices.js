@@ -49,7 +49,7 @@ export function shares(device, node) {
   return { held, other, used };
 }
 
-// A device; *wanted* are bytes that something would take there, drawn behind what is there less what has to go.
+// A device; *wanted* are bytes that something would take there, drawn over what has to go and what is free.
 export function Device({ device, node, wanted = 0, leaving = [] }) {
   const { held, other } = shares(device, node);
   const stays = held.filter((share) => !leaving.includes(share.model));
@@ -57,11 +57,18 @@ export function Device({ device, node, wanted = 0, leaving = [] }) {
     ...stays.map((share) => ({ look: `${hue(share.model)} is-${share.state}`, bytes: share.bytes })),
     { look: "other", bytes: other },
   ];
+  const goes = held.filter((share) => leaving.includes(share.model));
   let at = 0;
   const drawn = parts.map((part) => {
     const from = at;
     at += part.bytes;
     return html`<${Squares} from=${from} to=${at} look=${part.look} />`;
+  });
+  let edge = at;
+  const gone = goes.map((share) => {
+    const from = edge;
+    edge += share.bytes;
+    return html`<${Squares} from=${from} to=${edge} look="${hue(share.model)} goes" />`;
   });
   const end = Math.max(device.total_bytes, at + wanted);
   const width = Math.ceil(end / squareBytes.value / ROWS) * PITCH;
@@ -74,7 +81,7 @@ export function Device({ device, node, wanted = 0, leaving = [] }) {
     viewBox="0 0 ${width} ${ROWS * PITCH}"
   >
     <${Squares} from=${0} to=${device.total_bytes} look="free" />
-    ${drawn}
+    ${drawn}${gone}
     ${wanted > 0 &&
     html`<${Squares} from=${at} to=${Math.min(at + wanted, device.total_bytes)} look="wanted" />
       <${Squares} from=${Math.max(at, device.total_bytes)} to=${at + wanted} look="missing" />`}
@@ -101,7 +108,6 @@ export const Patterns = () => html`<svg class="patterns" aria-hidden="true" widt
       <rect class="hatch-line" width="1.6" height="4" />
     </pattern>
     <pattern id="slashes" width=${PITCH} height=${PITCH} patternUnits="userSpaceOnUse">
-      <rect class="slash-ground" width=${PITCH} height=${PITCH} />
       <path class="slash-line" d="M0 ${PITCH}L${PITCH} 0" />
     </pattern>
   </defs>

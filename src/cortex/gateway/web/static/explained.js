@@ -27,6 +27,10 @@ export function Explained({ explained }) {
     ${explained.replicas.length > 0 && html`<${Ranking} replicas=${explained.replicas} />`}
     ${explained.candidates.length > 0 &&
     html`<h3>Where one more replica could go</h3>
+      <p class="scale">
+        <span><span class="swatch wanted"></span>what it would take</span>
+        <span>paler squares are of what would have to go</span>
+      </p>
       <ol class="candidates">
         ${explained.candidates.map((each) => html`<${Candidate} key=${each.node} candidate=${each} />`)}
       </ol>`}
@@ -67,6 +71,7 @@ function Candidate({ candidate }) {
     ${plan && html`<p>${sentenceOf(plan)}</p>`}
     ${!plan && candidate.obstacles.length === 0 && html`<p>${candidate.reason}</p>`}
     ${node &&
+    candidate.devices.length > 0 &&
     html`<div class="devices">
       ${candidate.devices.map((room) => {
         const device = node.devices.find((each) => each.index === room.device);

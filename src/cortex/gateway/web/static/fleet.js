@@ -5,6 +5,7 @@ import { bytes, count, list, seconds, sum } from "./format.js";
 import { Device, hue, shares, squareBytes } from "./devices.js";
 import { Lately } from "./lately.js";
 import { html } from "./html.js";
+import { orderDrain, orderUndrain } from "./orders.js";
 import { nodes, plans, refusedEdits, replicas, waiting } from "./store.js";
 
 const ORDER = { ready: 0, loading: 1, draining: 2, failed: 3, unloaded: 4 };
@@ -22,7 +23,7 @@ function headline() {
   const parts = [
     `${count(all.length, "node")}${down.length ? `, ${down.length === all.length ? "none" : `${all.length - down.length}`} of them well` : ""}`,
     `${count(ready.length, "replica")} ready`,
-    flying || queue ? `${count(flying, "request")} under way${queue ? ` and ${queue} waiting` : ""}` : "nothing under way",
+    flying || queue ? `${count(flying, "request")} under way${queue ? ` (${queue} more waiting)` : ""}` : "nothing under way",
   ];
   return `${list(parts)}; ${bytes(used)} of ${bytes(total)} in use.`;
 }
@@ -62,6 +63,9 @@ function Node({ node }) {
     <header>
       <h2>${node.name}</h2>
       <span class="state ${look}">${word}</span>
+      <button class="quiet" onClick=${() => (node.drained ? orderUndrain(node.name) : orderDrain(node.name))}>
+        ${node.drained ? "Put back" : "Drain"}…<span class="unseen"> ${node.name}</span>
+      </button>
     </header>
     <p class="fine">${node.endpoint.replace(/^http:\/\//, "")} · ${node.engines.join(", ") || "no engine"}${
       node.version ? ` · ${node.version}` : ""

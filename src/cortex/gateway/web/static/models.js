@@ -7,6 +7,7 @@ import { hue } from "./devices.js";
 import { Explained } from "./explained.js";
 import { html } from "./html.js";
 import { Lately } from "./lately.js";
+import { orderLoad, orderPin, orderUnload } from "./orders.js";
 import { entries, modelNames, models, nodes, plans, replicas, waiting } from "./store.js";
 
 const rows = computed(() => {
@@ -97,8 +98,23 @@ function Detail({ row }) {
   }, [row.id, moment]);
   return html`<section class="detail" aria-label="${row.id}">
     <h2><span class="swatch ${hue(row.id)}"></span>${row.id}</h2>
+    ${row.spec && html`<${Orders} row=${row} />`}
     <p class="reason" role="alert">${refusal.value}</p>
     ${explained.value && html`<${Explained} explained=${explained.value} />`}
     <${Lately} model=${row.id} />
   </section>`;
+}
+
+function Orders({ row }) {
+  const { id, spec, there } = row;
+  const could = nodes.value.filter((node) => node.healthy && !node.drained && !there.some((each) => each.node === node.name));
+  const loaded = there.filter((replica) => replica.state === "ready" || replica.state === "failed");
+  const pinnedByFile = spec.pinned && !spec.unpinnable;
+  return html`<div class="buttons">
+    <button class="quiet" onClick=${() => orderLoad(id, could.map((node) => node.name))}>Load…</button>
+    ${loaded.map(
+      (replica) => html`<button key=${replica.node} class="quiet" onClick=${() => orderUnload(id, replica.node)}>Unload from ${replica.node}…</button>`,
+    )}
+    ${!pinnedByFile && html`<button class="quiet" onClick=${() => orderPin(id, !spec.pinned)}>${spec.pinned ? "Unpin" : "Pin"}…</button>`}
+  </div>`;
 }

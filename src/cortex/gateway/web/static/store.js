@@ -13,6 +13,7 @@ export const waiting = signal({});
 export const plans = signal({});
 export const refusedEdits = signal({});
 export const entries = signal([]);
+export const requestsEnded = signal(0);
 const byName = signal(new Map());
 
 export const nodes = computed(() => [...byName.value.values()]);
@@ -41,6 +42,8 @@ function take(message) {
     for (const name of message.removed) known.delete(name);
     byName.value = known;
     takeRest(message);
+  } else if (message.kind === "request") {
+    requestsEnded.value += 1;
   } else {
     entries.value = [message, ...entries.value].slice(0, KEPT_ENTRIES);
   }
