@@ -7,6 +7,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -297,6 +299,46 @@ def _loading_ranks(neuron: Daemon) -> list[int]:
     ready = {each["pid"] for each in neuron.get("/models")}
     children = [psutil.Process(pid).children() for pid in engine_pids(neuron) if pid not in ready and alive(pid)]
     return next(([each[0].pid] for each in children if len(each) == 1), [])
+
+
+def test_a_model_that_cannot_be_split_says_over_how_many_it_can(fleet: tuple[Daemon, Daemon], tmp_path: Path) -> None:
+    source = write_tiny_llama(tmp_path / "uneven")
+    spec = {"id": "uneven", "source": str(source), "engine": "transformers", "devices": 3}
+
+    answer = httpx2.post(f"{fleet[0].url}/models/load", json=spec, timeout=90, trust_env=False)
+
+    assert answer.status_code == 503
+    assert "cannot be dealt out to 3 devices: it takes 1, 2, 4" in answer.text
+
+
+def neuron_says(*arguments: str) -> str:
+    """Return what a command of the neuron's prints; it is to end well."""
+    command = [str(Path(sys.executable).parent / "neuron"), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+def test_a_group_is_tried_without_a_model() -> None:
+    said = neuron_says("tp-smoke", "--devices", "0,1")
+
+    assert "rank 0 saw 2, rank 1 saw 2; expected 2" in said
+    assert "backend gloo" in said
+    assert said.endswith("ok: 2 ranks work together\n")
+
+
+def test_a_model_is_tried_without_a_daemon(tmp_path: Path) -> None:
+    source = write_tiny_llama(tmp_path / "tried")
+
+    said = neuron_says("validate", str(source), "--engine", "transformers", "--option", "ranks=2")
+
+    assert [line.split()[0] for line in said.splitlines()[1:]] == [
+        "start",
+        "load",
+        "ask",
+        "leave",
+        "ask",
+        "unload",
+        "ok:",
+    ]
 
 
 def test_no_process_outlives_its_neuron(fleet: tuple[Daemon, Daemon], client: openai.OpenAI) -> None:

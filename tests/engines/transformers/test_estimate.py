@@ -49,6 +49,12 @@ def test_two_devices_take_half_the_layers_each() -> None:
     assert two[0] == pytest.approx((600 << 20) + (20 << 20) + GPU_CONTEXT_BYTES, rel=0.05)
 
 
+def test_devices_that_the_heads_cannot_be_dealt_out_to_are_no_help() -> None:
+    three = tuple(Device(index, "cuda", "gpu", 8 << 30) for index in range(3))
+
+    assert bytes_of(three)[0] == bytes_of(GPUS)[0]
+
+
 def test_ranks_on_one_cpu_add_up_there() -> None:
     assert bytes_of((CPU,), ranks=2)[0] == pytest.approx(bytes_of((CPU, CPU))[0])
     assert bytes_of((CPU,), ranks=2)[0] > bytes_of((CPU,))[0] + CPU_PROCESS_BYTES

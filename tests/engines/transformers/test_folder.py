@@ -47,6 +47,12 @@ def test_a_folder_says_what_the_model_is(tmp_path: Path) -> None:
     assert folder.kv_bytes_per_token("auto") == 2 * 2 * 4 * 8 * 2
 
 
+def test_heads_are_dealt_out_evenly_or_not_at_all(tmp_path: Path) -> None:
+    folder = read_folder(write(tmp_path / "m"))
+
+    assert [ranks for ranks in range(1, 9) if folder.splits_over(ranks)] == [1, 2, 4]
+
+
 def test_weights_are_counted_in_what_they_are_computed_in(tmp_path: Path) -> None:
     folder = read_folder(write(tmp_path / "m"))
 

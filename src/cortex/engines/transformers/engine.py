@@ -27,6 +27,7 @@ from cortex.engines.transformers.group import Group, GroupFailed
 from cortex.engines.transformers.messages import LoadShard, SelfCheck, ShardPlan
 from cortex.engines.transformers.options import (
     DEFAULT_CONTEXT_TOKENS,
+    MAX_RANKS,
     Options,
     batch_of,
     is_gpu,
@@ -75,7 +76,6 @@ class Transformers:
         """Return weights, cache and working memory of each rank, from the headers alone."""
         options = read_options(spec)
         folder = await anyio.to_thread.run_sync(read_folder, Path(spec.path))
-        _check_split(folder, ranks_of(spec, options))
         return Estimate(estimate(spec, folder, options, context_of(spec, folder, DEFAULT_CONTEXT_TOKENS)))
 
     async def load(self, spec: EngineSpec, on_progress: OnProgress) -> ReplicaInfo:
@@ -259,11 +259,9 @@ def _read_prompts(path: Path) -> Prompts:
 
 def _check_split(folder: Folder, ranks: int) -> None:
     """Raise LoadError if the heads of the model cannot be dealt out evenly to *ranks*."""
-    for key in ("num_attention_heads", "num_key_value_heads"):
-        heads = folder.config.get(key)
-        if ranks > 1 and isinstance(heads, int) and heads % ranks:
-            fitting = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
-            raise LoadError(f"{key} = {heads} cannot be split over {ranks} devices: this model takes {fitting}")
+    if not folder.splits_over(ranks):
+        fitting = ", ".join(str(count) for count in range(1, MAX_RANKS + 1) if folder.splits_over(count))
+        raise LoadError(f"the heads of this model cannot be dealt out to {ranks} devices: it takes {fitting}")
 
 
 def device_kinds() -> tuple[str, ...]:

@@ -19,7 +19,9 @@ def context_of(spec: EngineSpec, folder: Folder, default: int) -> int:
 
 def estimate(spec: EngineSpec, folder: Folder, options: Options, context: int) -> dict[int, int]:
     """Return bytes by device. Ranks on one device, as on a CPU, add up there."""
-    ranks = ranks_of(spec, options)
+    asked = ranks_of(spec, options)
+    # Devices that the heads cannot be dealt out to take nothing off the others: whoever looks for room goes no wider.
+    ranks = next(count for count in range(asked, 0, -1) if folder.splits_over(count))
     weights = _weights_per_rank(folder, options, ranks)
     cache = folder.kv_bytes_per_token(options.dtype) * context * options.slots // ranks if folder.generates else 0
     each = weights + cache + _working_bytes(spec, folder, options, context)

@@ -79,6 +79,11 @@ class Folder:
         """Return the bytes of one number as it is computed with."""
         return _ELEMENT_BYTES[self.stored_dtype if dtype == "auto" else dtype]
 
+    def splits_over(self, ranks: int) -> bool:
+        """Whether the attention heads, and those of the keys, can be dealt out evenly to *ranks*."""
+        heads = (self.config.get(key) for key in ("num_attention_heads", "num_key_value_heads"))
+        return not any(isinstance(count, int) and count % ranks for count in heads)
+
     @property
     def vocabulary_size(self) -> int:
         """How many logits the model gives."""
