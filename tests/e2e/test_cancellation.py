@@ -27,6 +27,7 @@ import psutil
 import pytest
 
 from harness import Daemon, Fleet, alive, engine_pids, until
+from tiny_llama import write_tiny_llama
 
 CHAT = "/v1/chat/completions"
 STAGES = ["queued", "loading", "prefill", "decode"]
@@ -58,6 +59,17 @@ ENGINES = {
         4.0,  # a batch of its prefill, on a busy machine
         {"temperature": 0, "max_tokens": 3000},
     ),
+    **{
+        f"transformers on {ranks}": Engine(
+            'source = "{demo}"\nengine = "transformers"\ncontext = 8192\n'
+            f"options = {{{{ slots = 1, batch = 16, ranks = {ranks} }}}}",
+            "Tell me more.",
+            "The sea was calm and the old ship lay still in the bay. " * 70,
+            2.0,
+            {"temperature": 0, "max_tokens": 4000, "logit_bias": {"0": -100, "2": -100}},  # what would end it
+        )
+        for ranks in (1, 3)
+    },
 }
 LIMITS = "[limits]\npoll_seconds = 0.5\npoll_timeout_seconds = 2\ndrain_seconds = 1\nqueue_seconds = 10"
 
@@ -172,9 +184,20 @@ class Call:
         self._socket.close()
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+# Deadlines are the node's own; an engine that takes longer to load than the shortest of them is left out of those.
+QUICK = [name for name in ENGINES if not name.startswith("transformers")]
+ALL = [*QUICK, *(pytest.param(name, marks=pytest.mark.tp) for name in ENGINES if name not in QUICK)]
+
+
+def model_for(name: str, directory: Path, demo_gguf: Path) -> Path:
+    """Return what the engine *name* loads: a real model, or where each step of a real one takes long a tiny one."""
+    return demo_gguf if name in QUICK else write_tiny_llama(directory / "model", heads=6, kv_heads=3, context=8192)
+
+
+@pytest.fixture(scope="module", params=ALL)
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, demo_gguf: Path) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp(request.param), ENGINES[request.param], demo_gguf)
+    directory = tmp_path_factory.mktemp(request.param.replace(" ", "-"))
+    site = Site(directory, ENGINES[request.param], model_for(request.param, directory, demo_gguf))
     yield site
     site.close()
 
@@ -258,7 +281,7 @@ def grown(before: dict[str, int], after: dict[str, int]) -> dict[str, tuple[int,
     return {name: (n, after[name]) for name, n in before.items() if after[name] > n + 6}
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=QUICK)
 def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, demo_gguf: Path) -> Iterator[Site]:
     limits = "first_token_seconds = 3\nidle_token_seconds = 1\nload_seconds = 10"
     site = Site(tmp_path_factory.mktemp(f"hasty-{request.param}"), ENGINES[request.param], demo_gguf, limits)
@@ -302,12 +325,12 @@ def test_a_load_has_a_deadline_too(hasty: Site) -> None:
 
 
 @pytest.mark.parametrize("who", ["neuron", "gateway"])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ALL)
 def test_a_shutdown_ends_all_that_is_under_way_in_its_bound(
     tmp_path: Path, demo_gguf: Path, engine: str, who: str
 ) -> None:
     """One decodes, one waits for its slot, one for a load: each stream and whole, at the gateway and at the node."""
-    site = Site(tmp_path, ENGINES[engine], demo_gguf)
+    site = Site(tmp_path, ENGINES[engine], model_for(engine, tmp_path, demo_gguf))
     try:
         decodes = site.call("decode", "neuron", stream=True)
         until("it decodes", lambda: site.reached("decode", decodes, "neuron"))

@@ -208,6 +208,10 @@ def test_an_estimate_is_made_without_a_load(name: str, path: str) -> None:
     assert (50 << 20) < estimate.bytes_per_device[0] < (4 << 30)
 
 
+def test_an_engine_may_be_warmed_up_before_its_model_is_known(name: str) -> None:
+    engine_of(name).warm_up()
+
+
 def test_an_unknown_option_is_named(name: str, path: str) -> None:
     with pytest.raises(LoadError, match=r"options\.warp_factor"):
         asyncio.run(engine_of(name).load(spec_of(name, path, {"warp_factor": 9}), lambda *_: None))

@@ -29,6 +29,10 @@ class Engine(Protocol):
     version: str
     device_kinds: tuple[str, ...]
 
+    def warm_up(self) -> None:
+        """Import what a load will need; called from a thread, in a process that waits for a model."""
+        ...
+
     async def estimate(self, spec: EngineSpec) -> Estimate:
         """Return the bytes that *spec* will take on each device, without loading it. Raises LoadError."""
         ...

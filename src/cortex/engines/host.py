@@ -92,7 +92,9 @@ class Slots:
 class Host:
     """One engine and the socket to the neuron. Owns the running requests; a request is a task with a cancel scope."""
 
-    def __init__(self, engine: Engine, stream: UNIXSocketStream) -> None:
+    def __init__(self, engine: Engine, stream: UNIXSocketStream, *, is_spare: bool = False) -> None:
+        """A process that *is_spare* warms its engine up while it waits for a model."""
+        self._is_spare = is_spare
         self._engine = engine
         self._stream = stream
         self._write_lock = anyio.Lock()
@@ -105,6 +107,8 @@ class Host:
         framer = Framer()
         await self._send(Ready("", self._engine.name, self._engine.version, self._engine.device_kinds))
         async with anyio.create_task_group() as self._tasks:
+            if self._is_spare:
+                self._tasks.start_soon(anyio.to_thread.run_sync, self._engine.warm_up)
             while True:
                 try:
                     data = await self._stream.receive()
@@ -240,14 +244,14 @@ def load_engine(name: str) -> Engine:
     return engine
 
 
-async def _main(fd: int, name: str) -> int:
+async def _main(fd: int, name: str, is_spare: bool) -> int:
     async with await UNIXSocketStream.from_socket(socket.socket(fileno=fd)) as stream:
         try:
             engine = load_engine(name)
         except LoadError as error:
             await stream.send(encode_message(Failed("", 503, str(error), "engine_missing")))
             return 3
-        await Host(engine, stream).run()
+        await Host(engine, stream, is_spare=is_spare).run()
     return 0
 
 
@@ -261,7 +265,7 @@ def main() -> None:
     if arguments.spare:
         setproctitle(f"cortex engine {arguments.engine}, spare")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the neuron's to handle
-    sys.exit(anyio.run(_main, arguments.fd, arguments.engine))
+    sys.exit(anyio.run(_main, arguments.fd, arguments.engine, arguments.spare))
 
 
 if __name__ == "__main__":

@@ -113,6 +113,9 @@ class LlamaCpp:
         self._info: ReplicaInfo | None = None
         self._model = ""
 
+    def warm_up(self) -> None:
+        """Nothing to do: the library is imported with this module."""
+
     async def estimate(self, spec: EngineSpec) -> Estimate:
         """Return weights, KV cache and buffers on each device, as the model will be split over them."""
         options = options_of(spec)

@@ -119,6 +119,9 @@ class Simulated:
         self._spec: EngineSpec | None = None
         self._context = DEFAULT_CONTEXT_TOKENS
 
+    def warm_up(self) -> None:
+        """Nothing to do: everything is imported."""
+
     async def estimate(self, spec: EngineSpec) -> Estimate:
         """Return the declared memory, shared equally by the devices."""
         share = -(-(read_options(spec).memory_mb << 20) // len(spec.devices))

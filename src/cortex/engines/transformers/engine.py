@@ -7,6 +7,7 @@ alone. Run on CPU by this project's tests, with one rank and with several; on GP
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 import os
 import sys
@@ -71,6 +72,11 @@ class Transformers:
         self._generating: Generating | None = None
         self._embedding: Embedding | None = None
         self._is_loading = True
+
+    def warm_up(self) -> None:
+        """Import torch and what else takes seconds."""
+        for part in ("embedding", "generating", "member", "prompts"):
+            importlib.import_module(f"cortex.engines.transformers.{part}")
 
     async def estimate(self, spec: EngineSpec) -> Estimate:
         """Return weights, cache and working memory of each rank, from the headers alone."""
