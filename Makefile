@@ -2,6 +2,8 @@
 # make test-tp: what needs torch.  make lint: style, types, import contracts.
 
 PYTHON ?= python3
+# The distribution's own, which packages depend on.
+PACKAGE_PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 # pip itself is among what is installed: one before 24.1 cannot tell how far the download of a model is.
@@ -60,6 +62,18 @@ bench: $(VENV)/installed-dev
 # A fleet of three neurons under ten minutes of mixed load: nothing may be lost.
 drive: $(VENV)/installed-dev
 	$(BIN)/python bench/drive.py --minutes 10
+
+# Wheel and source, then Debian and RPM packages of the wheel, into dist. On Debian, packaging/prepare installs the tools.
+dist: $(VENV)/installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+
+packages: dist
+	$(BIN)/python packaging/build.py --python $(PACKAGE_PYTHON)
+
+# As root, on Debian: the packages are looked through, then installed, upgraded and removed on a throw-away machine.
+test-packages: packages
+	$(BIN)/pytest -c packaging/pytest.ini --rootdir packaging packaging/tests
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

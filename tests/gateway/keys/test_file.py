@@ -68,6 +68,14 @@ def test_a_new_file_is_for_its_owner_alone(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_new_file_is_its_group_s_to_read_where_the_directory_passes_its_group_on(path: Path) -> None:
+    """So root makes keys that the gateway's own user can read."""
+    path.parent.chmod(0o2755)
+    add_key(path, KeyEntry(name="ada", sha256=DIGEST))
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
 def test_an_edit_keeps_the_mode_that_the_owner_chose(path: Path) -> None:
     write(path, "", 0o640)
     add_key(path, entry("ada"))

@@ -165,13 +165,19 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Put *text* in the place of *path* at once and for good; it keeps its owner and mode, 0600 when it is new."""
+    """Put *text* in the place of *path* at once and for good; it keeps its owner and mode.
+
+    A new one is its owner's alone, or also its group's to read where the directory passes its group on: that is how
+    root makes a key which the gateway's own user can read.
+    """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             if path.exists():
                 _take_over(path.stat(), file.fileno())
+            elif path.parent.stat().st_mode & stat.S_ISGID:
+                os.fchmod(file.fileno(), 0o640)
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)
