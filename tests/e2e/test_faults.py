@@ -44,7 +44,7 @@ def ask(gateway: Daemon, model: str, **fields: Any) -> httpx2.Response:
 
 
 class Reader(threading.Thread):
-    """A client that streams an answer to its end in the background."""
+    """A client that streams an answer to its end in the background, and wants to hear of it when that breaks off."""
 
     def __init__(self, gateway: Daemon, model: str, tokens: int = 200) -> None:
         super().__init__(daemon=True)
@@ -56,7 +56,8 @@ class Reader(threading.Thread):
     def run(self) -> None:
         try:
             url = self._url + "/v1/chat/completions"
-            with httpx2.stream("POST", url, json=self._body, timeout=60, trust_env=False) as answer:
+            never = {"x-cortex-continue": "never"}
+            with httpx2.stream("POST", url, json=self._body, headers=never, timeout=60, trust_env=False) as answer:
                 for piece in answer.iter_raw():
                     self.body += piece
                     if self.body.count(b"data:") > 3:

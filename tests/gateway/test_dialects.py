@@ -126,9 +126,10 @@ async def speaking(fleet: FakeFleet, name: str = "a") -> FakeNode:
     return node
 
 
-async def read(gateway: Gateway, path: str, **fields: Any) -> bytes:
-    """Return the body of a stream."""
-    async with gateway.stream(asking(path, stream=True, **fields), path) as answer:
+async def read(gateway: Gateway, path: str, goes_on: str = "", **fields: Any) -> bytes:
+    """Return the body of a stream; *goes_on* is what its client says of answers that break off."""
+    headers = {"x_cortex_continue": goes_on} if goes_on else {}
+    async with gateway.stream(asking(path, stream=True, **fields), path, **headers) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
         return await soon(answer.aread())
@@ -388,7 +389,7 @@ async def test_an_answer_that_cannot_be_translated_is_the_node_s_fault(fleet: Fa
 async def test_a_node_that_dies_in_mid_stream_is_an_error_in_the_dialect(fleet: FakeFleet, path: str) -> None:
     a, b = await speaking(fleet, "a"), await speaking(fleet, "b")
     a.script(lambda call: begin(call, OPENING + BEGINNING))
-    body = await read(await fleet.gateway(), path)
+    body = await read(await fleet.gateway(), path, goes_on="never")
 
     kind, message = error_in(path, body)
     assert kind in ("api_error", "server_error", "upstream_connection_error")
@@ -420,7 +421,7 @@ async def test_an_error_that_a_node_tells_in_its_stream_is_told_once(fleet: Fake
     broken = openai_event(UpstreamFailed("the engine's process ended", code="engine_failed"))
     (await fleet.node()).script(partial(tell, stream=OPENING + BEGINNING + broken + FAILED))
     gateway = await fleet.gateway()
-    body = await read(gateway, path)
+    body = await read(gateway, path, goes_on="never")
 
     assert error_in(path, body)[1] == "the engine's process ended"
     assert body.count(b"the engine's process ended") == 1
@@ -762,7 +763,7 @@ async def test_a_client_that_has_its_whole_answer_may_go_before_the_transfer_end
 
     (await fleet.node()).script(linger)
     gateway = await fleet.gateway()
-    async with gateway.stream(asking(path, stream=True), path) as answer:
+    async with gateway.stream(asking(path, stream=True), path, x_cortex_continue="never") as answer:
         heard, pieces = b"", answer.aiter_raw()
         while last not in heard:
             heard += await soon(anext(pieces))

@@ -32,8 +32,8 @@ def last_error(body: bytes) -> dict[str, Any]:
     return value
 
 
-async def read(gateway: Gateway, body: bytes = STREAMED) -> bytes:
-    async with gateway.stream(body) as answer:
+async def read(gateway: Gateway, body: bytes = STREAMED, **headers: str) -> bytes:
+    async with gateway.stream(body, **headers) as answer:
         assert answer.status_code == 200
         return await soon(answer.aread())
 
@@ -368,7 +368,7 @@ async def test_an_answer_that_breaks_off_ends_in_an_error_and_never_looks_whole(
         await end(call)
 
     a.script(half)
-    body = await read(gateway)
+    body = await read(gateway, x_cortex_continue="never")
 
     assert body.startswith(EVENTS + b'data: {"error"')
     assert last_error(body)["code"] == (
@@ -395,7 +395,7 @@ async def test_an_error_that_the_node_told_is_told_once(fleet: FakeFleet) -> Non
     node.script(fail)
     gateway = await fleet.gateway()
 
-    assert await read(gateway) == EVENTS + told
+    assert await read(gateway, x_cortex_continue="never") == EVENTS + told
     assert await gateway.sample("cortex_request_errors_total", model="m", node="a", code="stream_error") == 1
 
 

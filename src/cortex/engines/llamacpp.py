@@ -310,6 +310,8 @@ class LlamaCpp:
         native = {name: value for name, value in fields.items() if name not in _TEMPLATE_FIELDS}
         if told := self._template_kwargs(fields):
             native["chat_template_kwargs"] = told
+        if fields.get("continue_final_message"):
+            native["add_generation_prompt"] = False
         if fields.get("top_k") == -1:
             native["top_k"] = 0
         if fields.get("stop"):

@@ -18,6 +18,7 @@ from cortex.fleet.route import Choice
 from cortex.fleet.view import ReplicaView
 from cortex.gateway.access import Access, known_to
 from cortex.gateway.catalogue import Catalogue
+from cortex.gateway.continuing import HEADER, NEVER, Continuing
 from cortex.gateway.dialects import Asked, Dialects
 from cortex.gateway.feed import Feed
 from cortex.gateway.images import ImageFetcher
@@ -25,13 +26,14 @@ from cortex.gateway.keys.caller import Admission, Caller
 from cortex.gateway.keys.check import prompt_estimate
 from cortex.gateway.poison import Poison
 from cortex.gateway.poller import Poller
-from cortex.gateway.relay import Outcome, Relay, TryElsewhere, ignored_header
+from cortex.gateway.relay import BrokenOff, Outcome, Relay, TryElsewhere, ignored_header
 from cortex.gateway.steward import Steward, WaitingRequest
 from cortex.gateway.story import Story, log_request, paid_usage, words_of
 from cortex.gateway.trace.journal import Journal
 from cortex.gateway.trace.record import LEFT, Attempt
 from cortex.serving.event_stream import EventStream
 from cortex.serving.exchange import JSON, Exchange
+from cortex.wire.continuation import CannotContinue
 from cortex.wire.engine_api import Usage
 from cortex.wire.envelopes import is_ollama
 from cortex.wire.errors import openai_event
@@ -185,6 +187,8 @@ class Inference:
             text = self._steward.comment(ticket) if story.waits else "keep-alive"
             return asked.keep_alive(text)
 
+        if exchange.head.header(HEADER) != NEVER:
+            story.continuing = Continuing(asked)
         last_words = asked.translation.fail if asked.translation is not None else openai_event
         with EventStream(
             exchange,
@@ -202,25 +206,47 @@ class Inference:
     ) -> None:
         """Get a replica and relay, until an answer is out or nothing is left to try."""
         last: CortexError | None = None
+        first = asked
         while story.attempts < MAX_ATTEMPTS:
             story.attempts += 1
-            deaths = self._poison.deaths(story.model, asked)
+            deaths = self._poison.deaths(story.model, first)
             if not self._steward.reconciler.ready(ticket.model):
                 _check(asked, stream)
             choice = await self._turn(story, ticket, last)
             try:
                 await self._relay_to(choice.replica, asked, exchange, story, stream, deaths)
             except TryElsewhere as failure:
-                story.outcome, last = None, failure.error
-                self._poison.note(story.model, asked, last.code)
+                last = failure.error
+                if not story.continued:
+                    story.outcome = None
+                self._poison.note(story.model, first, last.code)
+                await self._note_failure(choice.replica, last, story, ticket)
+            except BrokenOff as broken:
+                last = broken.error
+                self._poison.note(story.model, first, last.code)
+                asked = self._rest(first, last, story, stream)
                 await self._note_failure(choice.replica, last, story, ticket)
             else:
                 if story.failed:
-                    self._poison.note(story.model, asked, story.error_code)
+                    self._poison.note(story.model, first, story.error_code)
                 elif deaths:
-                    self._poison.clear(story.model, asked)
+                    self._poison.clear(story.model, first)
                 return
         raise last or NoHealthyNode(f"{story.model} could not be served in {MAX_ATTEMPTS} attempts")
+
+    def _rest(self, asked: Asked, error: CortexError, story: Story, stream: EventStream | None) -> Asked:
+        """Return what to ask of another replica, now that *error* broke off the answer; raise *error* if nothing."""
+        if stream is None or story.continuing is None:
+            raise error
+        try:
+            body = story.continuing.rest(error)
+        except CannotContinue as reason:
+            log.info("answer_not_continued", request=story.exchange.request_id, model=story.model, reason=str(reason))
+            raise error from None
+        said = story.continuing.pieces
+        log.warning("answer_goes_on", request=story.exchange.request_id, model=story.model, node=story.node, said=said)
+        stream.write(asked.keep_alive(f"broken off after {said} tokens; another replica goes on"))
+        return replace(asked, body=body)
 
     async def _turn(self, story: Story, ticket: WaitingRequest, last: CortexError | None) -> Choice:
         """Wait for a replica. Raises what refuses the request; after a failed attempt, what that failed of."""
@@ -249,7 +275,13 @@ class Inference:
         deaths: int,
     ) -> None:
         node = story.node = replica.node
-        outcome = story.outcome = Outcome(wait_seconds=story.wait_seconds, deaths=deaths, traceparent=story.traceparent)
+        outcome = story.outcome = Outcome(
+            wait_seconds=story.wait_seconds,
+            deaths=deaths,
+            traceparent=story.traceparent,
+            events=story.said,
+            continuing=story.continuing,
+        )
         try:
             address = self._poller.address(node)
             if stream is not None:
@@ -280,7 +312,7 @@ class Inference:
             error=str(error),
         )
         code, failed_at = error.code or str(error.status), time.perf_counter()
-        attempt = Attempt(replica.node, story.asked_at, story.chosen_at, failed_at, code, words_of(error))
+        attempt = Attempt(replica.node, story.asked_at, story.chosen_at, failed_at, code, words_of(error), story.said)
         story.failures = [*(story.failures or ()), attempt]
         if error.code in _STALE:
             await self._steward.look_at(replica.node)

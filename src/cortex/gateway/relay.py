@@ -9,6 +9,7 @@ import msgspec
 
 from cortex.core.errors import CortexError, UpstreamFailed
 from cortex.fleet.suspects import DEATHS_HEADER
+from cortex.gateway.continuing import Continuing
 from cortex.gateway.dialects import Asked
 from cortex.gateway.upstream import Address, Connection, Pool
 from cortex.serving.event_stream import EventStream
@@ -32,11 +33,20 @@ class TryElsewhere(Exception):
         self.error = error
 
 
+class BrokenOff(Exception):
+    """The answer had begun, and did not come to its end; *error* is what its client is to hear if nobody goes on."""
+
+    def __init__(self, error: CortexError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class Outcome(msgspec.Struct, eq=False):
     """How a relayed request goes: when the node had it, what has come, the trailer once it is whole.
 
     `wait_seconds` is what the request had waited for a replica before, `deaths` how many engines had died of it,
-    `traceparent` what its client said of the trace that it belongs to.
+    `traceparent` what its client said of the trace that it belongs to; `continuing` has what went out of a streamed
+    answer, so that another replica can go on with it.
     """
 
     trailer: Trailer | None = None
@@ -46,6 +56,13 @@ class Outcome(msgspec.Struct, eq=False):
     wait_seconds: float = 0.0
     deaths: int = 0
     traceparent: str | None = None
+    continuing: Continuing | None = None
+
+    def settle(self, continuing: Continuing) -> None:
+        """Count both parts of an answer that was gone on with."""
+        if self.trailer is not None and continuing.count:
+            usage = continuing.usage(self.trailer.usage)
+            self.trailer = msgspec.structs.replace(self.trailer, usage=usage)
 
 
 class _Unary:
@@ -86,6 +103,7 @@ class _Streaming(_Unary):
         super().__init__()
         self._stream, self._connection, self._headers = stream, connection, headers
         self._wire, self._asked, self._translation, self._outcome = exchange.wire, asked, asked.translation, outcome
+        self._continuing = outcome.continuing
         self.relay = EventRelay()
         self.is_events = False
 
@@ -106,12 +124,16 @@ class _Streaming(_Unary):
             outcome.trailer = relay.trailer
         outcome.events += ready.count(_END_OF_CHUNK)
         outcome.bytes += len(ready)
+        if ready and self._continuing is not None:
+            ready = self._continuing.take(ready)
         if ready and self._translation is not None:
             ready = self._translation.feed(ready)
         if ready:
             self._stream.write(ready)
             if self._wire.behind and self._wire.when_writable(self._connection.resume):
                 self._connection.pause()
+        if self._continuing is not None and self._continuing.error is not None:
+            raise self._continuing.error
 
 
 class Relay:
@@ -130,7 +152,7 @@ class Relay:
         model: str,
         outcome: Outcome,
     ) -> None:
-        """Relay a stream. Raises TryElsewhere while nothing of an answer is out, else what broke it."""
+        """Relay a stream. Raises TryElsewhere while nothing came of an answer, BrokenOff later, or the refusal."""
         sink: _Streaming | None = None
 
         def sink_for(connection: Connection) -> _Streaming:
@@ -142,15 +164,16 @@ class Relay:
             request = _request(asked, exchange.request_id, address, model, self._signature, outcome)
             await self._send(request, address, sink_for, self._stall_seconds)
         except CortexError as error:
-            if sink is None or not sink.relay.saw_data:
-                raise TryElsewhere(error) from None
-            raise
+            began = sink is not None and sink.relay.saw_data
+            raise (BrokenOff if began else TryElsewhere)(error) from None
         assert sink is not None
         if not sink.is_events:
             raise refusal_of(sink.status, sink.headers, sink.body)
         if outcome.trailer is None:
             cut_short = UpstreamFailed("the node's answer ended before it was whole")
-            raise cut_short if sink.relay.saw_data else TryElsewhere(cut_short)
+            raise (BrokenOff if sink.relay.saw_data else TryElsewhere)(cut_short)
+        if outcome.continuing is not None:
+            outcome.settle(outcome.continuing)
         if asked.translation is not None:
             asked.note_timings(outcome.trailer.timings, outcome.wait_seconds)
             stream.write(asked.translation.end())

@@ -9,6 +9,7 @@ import msgspec
 from cortex.core.errors import CortexError, ServiceError
 from cortex.core.logging import get_logger
 from cortex.fleet.route import Choice
+from cortex.gateway.continuing import Continuing
 from cortex.gateway.dialects import Asked
 from cortex.gateway.keys.caller import Caller
 from cortex.gateway.relay import Outcome
@@ -58,6 +59,17 @@ class Story(msgspec.Struct, eq=False):
     let_in: bool | None = None
     traceparent: str | None = None
     paid: Usage | None = None
+    continuing: Continuing | None = None
+
+    @property
+    def continued(self) -> bool:
+        """Whether another replica goes on, or went on, with what one had begun."""
+        return self.continuing is not None and self.continuing.count > 0
+
+    @property
+    def said(self) -> int:
+        """How many pieces of the answer have come from replicas that broke off."""
+        return self.continuing.pieces if self.continuing is not None and self.continued else 0
 
     @property
     def stream(self) -> bool:
@@ -139,11 +151,11 @@ def log_request(record: Record, error: BaseException | None) -> None:
     """Write the one line that a request leaves, whatever it ended in."""
     trailer = record.trailer
     usage = trailer.usage if trailer else None
-    keys: dict[str, object] = {}
+    keys: dict[str, object] = {"continued": record.continued} if record.continued else {}
     if record.left:
         keys["error"] = "the client went away, or the gateway is stopping"
     elif error is not None:
-        keys = {"error": str(error) if isinstance(error, CortexError) else repr(error), "code": record.code}
+        keys |= {"error": str(error) if isinstance(error, CortexError) else repr(error), "code": record.code}
     log.info(
         "request_finished",
         request=record.id,

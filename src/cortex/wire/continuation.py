@@ -38,38 +38,35 @@ class RestDiffers(UpstreamFailed):
     """The replica that went on did not say the last word again as the client has it."""
 
 
-class _Delta(msgspec.Struct, gc=False):
+class Head(msgspec.Struct, frozen=True):
+    """What all chunks of one answer have in common."""
+
+    id: str = ""
+    created: int = 0
+    model: str = ""
+
+
+class _Delta(msgspec.Struct, frozen=True, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
-    tool_calls: msgspec.Raw = msgspec.Raw(b"")
+    tool_calls: list[Any] | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     index: int = 0
-    delta: _Delta = msgspec.field(default_factory=_Delta)
+    delta: _Delta = _Delta()
     text: str | None = None
     finish_reason: str | None = None
 
 
-class _Chunk(msgspec.Struct):
-    id: str = ""
-    created: int = 0
-    model: str = ""
-    choices: list[_Choice] = []
+class _Chunk(msgspec.Struct, gc=False):
+    choices: tuple[_Choice, ...] = ()
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
+_head = msgspec.json.Decoder(Head)
 _error = msgspec.json.Decoder(Envelope)
 _fields = msgspec.json.Decoder(dict[str, Any])
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What all chunks of one answer have in common."""
-
-    id: str
-    created: int
-    model: str
 
 
 class Kept:
@@ -98,6 +95,12 @@ class Kept:
         return events
 
     @property
+    def begun(self) -> bool:
+        """Whether any chunk of it has gone out."""
+        self._read()
+        return self.head is not None or bool(self._obstacle)
+
+    @property
     def text(self) -> str:
         """All that was said. Raises CannotContinue when that is not all there is to the answer."""
         self._read()
@@ -117,17 +120,19 @@ class Kept:
     def _chunk(self, data: bytes) -> None:
         try:
             chunk = _chunk.decode(data)
+            if self.head is None:
+                self.head = _head.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self._obstacle = f"a chunk could not be read: {error}"
             return
-        self.head = self.head or Head(chunk.id, chunk.created, chunk.model)
         for choice in chunk.choices:
-            self._obstacle = self._obstacle or _obstacle(choice)
-            piece = choice.delta.content if choice.text is None else choice.text
-            if piece:
+            piece = choice.delta.content or choice.text
+            if piece and not choice.index:
                 self._text.append(piece)
                 self.last.append(piece)
                 self.pieces += 1
+            if choice.index or choice.finish_reason or choice.delta.reasoning_content or choice.delta.tool_calls:
+                self._obstacle = self._obstacle or _obstacle(choice)
 
 
 def _obstacle(choice: _Choice) -> str:

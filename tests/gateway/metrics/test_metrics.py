@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cortex.core.metrics import DURATION_BUCKETS, SPEED_BUCKETS, TTFT_BUCKETS
 from cortex.core.model_spec import ModelSpec
+from cortex.fleet.work import Event
 from cortex.gateway.app import CortexGateway
 from cortex.gateway.catalogue import Catalogue
 from cortex.gateway.config import GatewayConfig
@@ -138,9 +139,9 @@ async def test_the_fleet_is_shown_as_it_is_now(fleet: FakeFleet) -> None:
 
 async def test_two_gateways_in_one_process_count_on_their_own(tmp_path: Path) -> None:
     first, second = (CortexGateway(GatewayConfig(), Catalogue(), tmp_path) for _ in range(2))
-    first.metrics.continued("unknown", "-")
+    first.metrics.decided(Event(1.0, "load_started", "unknown", "-", "asked for"))
     counted = [
-        cortex.metrics.registry.get_sample_value("cortex_continuations_total", {"model": "unknown", "node": "-"})
+        cortex.metrics.registry.get_sample_value("cortex_cold_starts_total", {"model": "unknown", "node": "-"})
         for cortex in (first, second)
     ]
 

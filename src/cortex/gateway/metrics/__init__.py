@@ -28,7 +28,7 @@ class Metrics(Collector):
         self._journal, self._sums = journal, Sums()
         self._scene: Callable[[], Scene] | None = None
         self._models: Callable[[], Collection[str]] = tuple
-        self.decided, self.continued, self.keep_keys = self._sums.decided, self._sums.continued, self._sums.keep_keys
+        self.decided, self.keep_keys = self._sums.decided, self._sums.keep_keys
         journal.follow(self._sums.count)
         self.registry.register(self)
 

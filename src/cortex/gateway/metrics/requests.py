@@ -106,8 +106,10 @@ class Sums:
 
     def _retried(self, record: Record) -> None:
         failed = [attempt.node for attempt in record.failures or ()]
-        for node in failed:
-            self._counts[of.RETRIES].add((record.label, node))
+        for attempt in record.failures or ():
+            self._counts[of.RETRIES].add((record.label, attempt.node))
+            if attempt.said:
+                self._counts[of.CONTINUATIONS].add((record.label, attempt.node))
         if record.code is None and record.trailer is not None and failed[-1] != record.node:
             self._counts[of.FAILOVERS].add((record.label, failed[-1]))
 
@@ -147,10 +149,6 @@ class Sums:
                 self._counts[of.LOAD_FAILURES].add((*where, event.details["code"] or "unknown"))
             case "evicted" | "unloaded":
                 self._counts[of.EVICTIONS].add((*where, event.details["cause"]))
-
-    def continued(self, model: str, node: str) -> None:
-        """Count an answer of *model* that went on from *node*."""
-        self._counts[of.CONTINUATIONS].add((model, node))
 
     def dropped(self, count: int) -> None:
         """Say that *count* records were lost in all."""

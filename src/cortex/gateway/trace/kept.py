@@ -15,7 +15,10 @@ LONGEST_NAME = 200
 
 
 class Failure(msgspec.Struct, omit_defaults=True):
-    """An attempt that failed: where, when a replica was wished for and had, how long the node had it, what of."""
+    """An attempt that failed: where, when a replica was wished for and had, how long the node had it, what of.
+
+    *said* pieces of the answer had come by then; another replica went on from there.
+    """
 
     node: str
     asked_at: float
@@ -23,6 +26,7 @@ class Failure(msgspec.Struct, omit_defaults=True):
     seconds: float
     code: str
     reason: str = ""
+    said: int = 0
 
 
 class Decision(msgspec.Struct, omit_defaults=True):
@@ -132,7 +136,7 @@ def _add_waiting(trace: Trace, record: Record, decided: Iterable[Decided]) -> No
         trace.decision = Decision(node, choice.reason, expected, passed_over(choice))
     if record.failures:
         trace.failures = [
-            Failure(f.node, f.asked_at - came, f.chosen_at - came, f.failed_at - f.chosen_at, f.code, f.reason)
+            Failure(f.node, f.asked_at - came, f.chosen_at - came, f.failed_at - f.chosen_at, f.code, f.reason, f.said)
             for f in record.failures
         ]
     if record.place:

@@ -14,10 +14,10 @@ LEFT = 499
 
 
 class Attempt(NamedTuple):
-    """A replica that was tried and gave no answer; times are by `time.perf_counter`.
+    """A replica that was tried and gave no answer, or only the first pieces; times are by `time.perf_counter`.
 
     *asked_at* is when a replica was wished for, *chosen_at* when there was one. *reason* is empty where the words
-    might be the client's own.
+    might be the client's own. Of the answer, *said* pieces had come before it failed, from it and those before it.
     """
 
     node: str
@@ -26,6 +26,7 @@ class Attempt(NamedTuple):
     failed_at: float
     code: str
     reason: str
+    said: int = 0
 
 
 class Record(msgspec.Struct):
@@ -69,6 +70,11 @@ class Record(msgspec.Struct):
     received_bytes: int
     sent_bytes: int
     traceparent: str | None
+
+    @property
+    def continued(self) -> int:
+        """How often another replica went on with what one had begun."""
+        return sum(attempt.said > 0 for attempt in self.failures or ())
 
     @property
     def seconds(self) -> float:

@@ -32,7 +32,8 @@ def _failures(trace: Trace) -> Iterator[Span]:
     began = 0.0
     for failure in trace.failures:
         yield Span("waiting", failure.asked_at, failure.chosen_at - failure.asked_at, note="for a replica")
-        yield Span("failed attempt", failure.chosen_at, failure.seconds, note=_failure(failure))
+        name = "broken off" if failure.said else "failed attempt"
+        yield Span(name, failure.chosen_at, failure.seconds, note=_failure(failure))
         began = failure.chosen_at + failure.seconds
     asked = trace.asked_at if trace.asked_at is not None else trace.seconds
     name = "looking again" if trace.failures else "accepted"
@@ -81,7 +82,8 @@ def _wait(trace: Trace) -> str:
 
 
 def _failure(failure: Failure) -> str:
-    return f"{failure.node}: {failure.code}" + (f": {failure.reason}" if failure.reason else "")
+    said = f" after {failure.said} tokens" if failure.said else ""
+    return f"{failure.node}: {failure.code}{said}" + (f": {failure.reason}" if failure.reason else "")
 
 
 def _key(trace: Trace) -> str:
