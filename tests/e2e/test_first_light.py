@@ -248,12 +248,13 @@ def test_the_log_tells_where_the_time_went(gateway: Daemon, neuron: Daemon, clie
 
     trail = [line for line in neuron.log() if line.get("request") == "trail-1"]
     assert [line["event"] for line in trail] == [
+        "generation_queued",
         "generation_started",
         "prefill_done",
         "decode_done",
         "generation_finished",
     ]
-    assert trail[0]["prompt_tokens"] > 0
+    assert trail[1]["prompt_tokens"] > 0
     assert trail[-1]["completion_tokens"] == 3
     last = next(line for line in gateway.events("request_finished") if line["request"] == "trail-1")
     assert last["status"] == 200
