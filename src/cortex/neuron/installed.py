@@ -40,12 +40,26 @@ def installed_engines(config: NeuronConfig) -> list[str]:
 
 
 def _is_complete(entry: EntryPoint) -> bool:
-    """Whether the packages of the extra called like the engine are there; nothing of them is imported here."""
+    """Whether an engine's packages are there; nothing of them is imported here."""
     requires = (entry.dist.requires or []) if entry.dist is not None else []
-    needed = [line for line in requires if re.search(rf"extra == ['\"]{entry.name}['\"]", line)]
-    names = [match[0] for line in needed if (match := re.match(r"[A-Za-z0-9._-]+", line))]
+    builds = packages_by_build(requires, entry.name)
+    return not builds or any(all(map(_is_installed, packages)) for packages in builds.values())
+
+
+def packages_by_build(requires: Sequence[str], engine: str) -> dict[str, list[str]]:
+    """Return the packages of each build of *engine*: of the extra called like it, and of `ENGINE-…` for others."""
+    builds: dict[str, list[str]] = {}
+    for line in requires:
+        extra = re.search(rf"extra == ['\"]({re.escape(engine)}(?:-[a-z0-9-]+)?)['\"]", line)
+        package = re.match(r"[A-Za-z0-9._-]+", line)
+        if extra is not None and package is not None:
+            builds.setdefault(extra[1], []).append(package[0])
+    return builds
+
+
+def _is_installed(package: str) -> bool:
     try:
-        return all(distribution(name) for name in names)
+        return bool(distribution(package))
     except PackageNotFoundError:
         return False
 
