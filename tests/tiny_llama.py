@@ -13,7 +13,9 @@ TEMPLATE = (
 SPECIAL = ("<|end|>", "<|im_start|>", "<|im_end|>")
 
 
-def write_tiny_llama(folder: Path, *, heads: int = 8, kv_heads: int = 4, seed: int = 7, context: int = 512) -> Path:
+def write_tiny_llama(
+    folder: Path, *, heads: int = 8, kv_heads: int = 4, head_dim: int = 16, seed: int = 7, context: int = 512
+) -> Path:
     """Write the model with its tokenizer, a token a character, and return *folder*."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -21,8 +23,8 @@ def write_tiny_llama(folder: Path, *, heads: int = 8, kv_heads: int = 4, seed: i
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(SPECIAL) + len(string.printable),
-        hidden_size=16 * heads,
-        intermediate_size=32 * heads,
+        hidden_size=head_dim * heads,
+        intermediate_size=2 * head_dim * heads,
         num_hidden_layers=2,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,

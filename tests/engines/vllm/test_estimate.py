@@ -44,14 +44,14 @@ def gpus(count: int, gib: int = 24) -> tuple[Device, ...]:
     return tuple(Device(index, "cuda", "gpu", 2 * GIB, index, gib * GIB) for index in range(count))
 
 
-def plan(devices: tuple[Device, ...], context: int = 8192, model: Folder = MODEL, **options: Any) -> tuple[Budget, ...]:
+def plan(devices: tuple[Device, ...], context: int = 8192, model: Folder = MODEL, **options: Any) -> Budget:
     spec = EngineSpec(model="m", engine="vllm", path="/m", devices=devices, context=context, options=options)
     read = read_options(spec)
-    return (budget_of(spec, model, read, split_of(spec, read, model), context),)
+    return budget_of(spec, model, read, split_of(spec, read, model), context)
 
 
 def test_the_cache_holds_the_context_of_every_slot_where_there_is_room() -> None:
-    (budget,) = plan(gpus(1, 80), slots=16)
+    budget = plan(gpus(1, 80), slots=16)
 
     assert 16 * 8192 <= budget.kv_tokens <= 16 * 8192 + 3 * BLOCK_TOKENS
     assert budget.cache_bytes == budget.kv_tokens * 131072
@@ -59,14 +59,14 @@ def test_the_cache_holds_the_context_of_every_slot_where_there_is_room() -> None
 
 def test_where_there_is_less_the_cache_gets_what_is_left_of_the_whole_device() -> None:
     """A device that is full when the plan is made gets the same plan: something may be evicted for it."""
-    (budget,) = plan(gpus(1, 24), slots=16)
+    budget = plan(gpus(1, 24), slots=16)
 
     assert 8192 < budget.kv_tokens < 16 * 8192
     assert 0.90 * 24 * GIB < budget.total_bytes < 0.95 * 24 * GIB
 
 
 def test_one_request_always_fits_even_if_the_device_then_does_not() -> None:
-    (budget,) = plan(gpus(1, 16))
+    budget = plan(gpus(1, 16))
 
     assert budget.kv_tokens >= 8192
     assert budget.total_bytes > 16 * GIB
@@ -74,7 +74,7 @@ def test_one_request_always_fits_even_if_the_device_then_does_not() -> None:
 
 def test_the_smallest_device_decides() -> None:
     mixed = (gpus(1, 80)[0], replace_index(gpus(1, 16)[0], 1))
-    (budget,) = plan(mixed, slots=64, context=32768)
+    budget = plan(mixed, slots=64, context=32768)
 
     assert budget.total_bytes < 16 * GIB
 
@@ -84,7 +84,7 @@ def replace_index(device: Device, index: int) -> Device:
 
 
 def test_ranks_share_weights_and_cache() -> None:
-    (alone,), (shared,) = plan(gpus(1, 80), slots=4), plan(gpus(2, 80), slots=4)
+    alone, shared = plan(gpus(1, 80), slots=4), plan(gpus(2, 80), slots=4)
 
     assert shared.weights_bytes == alone.weights_bytes // 2
     assert shared.cache_bytes == alone.cache_bytes // 2
@@ -111,21 +111,23 @@ def test_a_latent_cache_is_what_the_config_says_on_every_rank() -> None:
 
 def test_float32_weights_are_computed_in_half_unless_told_otherwise() -> None:
     model = replace(MODEL, config={**MODEL.config, "dtype": "float32"}, tensors={"w": ("F32", 32 * 10**9)})
-    (automatic,), (told,) = plan(gpus(1, 80), model=model), plan(gpus(1, 80), model=model, dtype="float32")
+    automatic, told = plan(gpus(1, 80), model=model), plan(gpus(1, 80), model=model, dtype="float32")
 
     assert (automatic.weights_bytes, told.weights_bytes) == (16 * 10**9, 32 * 10**9)
 
 
 def test_a_model_that_embeds_needs_a_cache_for_one_step() -> None:
-    (budget,) = plan(gpus(1, 80), embeddings=True)
+    budget = plan(gpus(1, 80), embeddings=True)
 
     assert budget.kv_tokens <= 8192 + 3 * BLOCK_TOKENS
 
 
 def test_ranks_on_a_cpu_add_up_with_the_processes_around_them() -> None:
     spec = EngineSpec(model="m", engine="vllm", path="/m", devices=(CPU,), options={"ranks": 2})
-    (budget,) = plan((CPU,), context=512, ranks=2)
+    budget = plan((CPU,), context=512, ranks=2)
+    two = EngineSpec(model="m", engine="vllm", path="/m", devices=(CPU, replace_index(CPU, 1)))
 
+    assert bytes_by_device(two, Split(2), budget) == dict.fromkeys((0, 1), budget.total_bytes + CPU_BASE_BYTES // 2)
     assert bytes_by_device(spec, Split(2), budget) == {0: 2 * budget.total_bytes + CPU_BASE_BYTES}
 
 

@@ -56,8 +56,8 @@ def bytes_by_device(spec: EngineSpec, split: Split, budget: Budget) -> dict[int,
     """Return bytes by device. Ranks on one device, as on a CPU, add up there."""
     if on_gpu(spec):
         return {device.index: budget.total_bytes for device in spec.devices}
-    each = -(-split.local_ranks // max(1, len(spec.devices))) * budget.total_bytes
-    return {device.index: each + CPU_BASE_BYTES for device in spec.devices}
+    whole = split.local_ranks * budget.total_bytes + CPU_BASE_BYTES
+    return {device.index: -(-whole // len(spec.devices)) for device in spec.devices}
 
 
 def memory_share(spec: EngineSpec, budget: Budget) -> float:
