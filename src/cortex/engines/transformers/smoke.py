@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import time
+from importlib.util import find_spec
 
 from cortex.engines.transformers.group import Group, GroupFailed
 from cortex.engines.transformers.messages import Reduce, SelfCheck
@@ -32,6 +33,8 @@ def failed(reason: str) -> None:
 
 def run(ranks: int, device: str) -> None:
     """Start, meet, check, measure, and let go."""
+    if find_spec("torch") is None:
+        failed("torch is not installed here: pip install 'cortex-fleet[transformers]'")
     began = time.perf_counter()
     group = Group(ranks, failed)
     from cortex.engines.transformers.member import BACKENDS, Member
