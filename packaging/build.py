@@ -6,6 +6,7 @@ It wants pip's ordinary index, debhelper and rpmbuild; nothing else is fetched.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -68,8 +69,14 @@ def project_version() -> str:
 
 
 def last_change() -> int:
-    """Return when what is packaged was last committed, in Unix time: equal sources make equal packages."""
-    return int(subprocess.check_output(["git", "log", "-1", "--format=%ct"], cwd=ROOT))
+    """Return when what is packaged last changed, in Unix time: equal sources make equal packages.
+
+    It is $SOURCE_DATE_EPOCH, else the time of the last commit, else, outside a checkout, that of the changelog.
+    """
+    if "SOURCE_DATE_EPOCH" in os.environ:
+        return int(os.environ["SOURCE_DATE_EPOCH"])
+    git = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True)
+    return int(git.stdout) if git.returncode == 0 else int((ROOT / "CHANGELOG.md").stat().st_mtime)
 
 
 def wheel_in(directory: Path, version: str) -> Path:
