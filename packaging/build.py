@@ -112,7 +112,14 @@ def build_rpm(work: Path, out: Path, release: Release, python: Path) -> None:
     spec = top / "cortex-fleet.spec"
     shutil.copyfile(PACKAGING / "rpm/cortex-fleet.spec", spec)
     fill(spec, release, python)
-    defines = {"_topdir": str(top), "trees": str(work / "tree"), "systemd": str(PACKAGING / "systemd")}
+    defines = {
+        "_topdir": str(top),
+        "trees": str(work / "tree"),
+        "systemd": str(PACKAGING / "systemd"),
+        "use_source_date_epoch_as_buildtime": "1",
+        "clamp_mtime_to_source_date_epoch": "1",
+        "_buildhost": "localhost",
+    }
     flags = [flag for name, value in defines.items() for flag in ("--define", f"{name} {value}")]
     run(["rpmbuild", "-bb", "--quiet", *flags, str(spec)], env={"SOURCE_DATE_EPOCH": str(release.epoch)})
     for built in sorted(top.glob("RPMS/*/*.rpm")):

@@ -52,6 +52,14 @@ def test_the_engine_is_in_the_package_of_the_node_alone() -> None:
     assert [path for path in asked("cortex-neuron", "--list") if "xllamacpp" in path]
 
 
+@pytest.mark.parametrize("name", ["cortex-gateway", "cortex-neuron"])
+def test_what_an_rpm_runs_is_for_its_own_service_alone(name: str) -> None:
+    scripts = "\n".join(asked(name, "--queryformat", "%{POSTIN}\n%{PREUN}\n%{POSTUN}\n"))
+    subprocess.run(["sh", "-n"], input=scripts, text=True, check=True)
+
+    assert set(re.findall(r"cortex-\w+\.(?:service|conf)", scripts)) == {f"{name}.service", f"{name}.conf"}
+
+
 def test_configuration_is_kept_on_an_upgrade_and_hidden_from_others() -> None:
     for name, count in (("cortex-gateway", 2), ("cortex-neuron", 1)):
         modes = asked(name, "--queryformat", r"[%{FILEMODES:perms} %{FILEFLAGS:fflags} %{FILENAMES}\n]")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -171,3 +172,16 @@ def test_what_the_file_got_wrong_is_said_of_the_file(tmp_path: Path) -> None:
     reason = refusal(tmp_path, "[door]\nwidth = 'x'", {"HOUSE_DOOR__OPEN": "true"})
 
     assert reason.startswith(str(tmp_path / "house.toml"))
+
+
+def test_a_file_that_only_others_may_read_is_said_to_be_theirs(tmp_path: Path) -> None:
+    file = tmp_path / "house.toml"
+    file.touch(mode=0o000)
+    mine = os.geteuid()
+    if mine == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(ConfigError, match=r"house\.toml: this user may not read it; .* for root and the service"):
+            load_toml(file, House)
+    finally:
+        os.seteuid(mine)

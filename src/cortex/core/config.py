@@ -28,6 +28,8 @@ def load_toml(path: Path, shape: type[T], *, env: Mapping[str, str] | None = Non
         text = path.read_bytes().decode()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
+    except PermissionError:
+        raise ConfigError(f"{path}: this user may not read it; a service's file is for root and the service") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
     try:
