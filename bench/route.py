@@ -14,6 +14,7 @@ from collections.abc import Callable
 from itertools import cycle
 
 from cortex.fleet.affinity import Affinity, Keys
+from cortex.fleet.doors import Doors, Ticket
 from cortex.fleet.pace import Pace, Shape
 from cortex.fleet.route import choose
 from cortex.fleet.view import ReplicaView, Spot
@@ -68,6 +69,18 @@ def decision(fleet: Fleet, filled: float, luck: random.Random) -> Callable[[], o
     return decide
 
 
+def turn_of(replicas: tuple[ReplicaView, ...], keys: Keys) -> Callable[[], object]:
+    """Return what gives a conversation a replica, turn after turn, and takes it back."""
+    doors, model = Doors(), replicas[0].model
+
+    def serve() -> None:
+        choice = doors.choose(Ticket(model, 1.0, lambda: keys), replicas, 1.0)
+        assert choice is not None
+        doors.finished(choice.replica.spot, 1.0, None, None)
+
+    return serve
+
+
 def body_of(kilobytes: int) -> bytes:
     """Return the body of an agent's twentieth turn."""
     texts = ["You are a careful assistant.\n" * 300, *["Some text\nof several lines. " * 50 for _ in range(20)]]
@@ -92,6 +105,9 @@ def main() -> None:
     report(f"chain over its {len(keys.chain)} messages", measured(lambda: message_chain(prompt), decisions))
     report("remember where it was served", measured(lambda: affinity.remember("m", keys, "node", 0.0), decisions))
     report("find where it is warm", measured(lambda: affinity.warm("m", keys, 1.0), decisions))
+    for replicas in (10, 1000):
+        each = measured(turn_of(fleet_of(1, replicas)[0], keys), decisions)
+        report(f"the whole turn of this conversation, {replicas:,} replicas", each)
 
 
 if __name__ == "__main__":

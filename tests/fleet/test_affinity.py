@@ -88,6 +88,16 @@ def test_what_is_known_fades_and_is_gone_after_half_an_hour() -> None:
     assert affinity.warm(M, keys, 99.0) == {"a": 1.0}
 
 
+def test_what_a_node_served_before_its_replica_was_loaded_is_not_warm_there() -> None:
+    affinity, loaded = Affinity(), {"a": 20.0, "b": 0.0}
+    affinity.remember(M, Keys("mine", turns(2)), "b", 10.0)
+    affinity.remember(M, Keys("mine", turns(4)), "a", 10.0)
+
+    assert affinity.warm(M, Keys("mine", turns(4)), 10.0, loaded.__getitem__) == {"b": 0.5}
+    affinity.remember(M, Keys(None, turns(1)), "a", 20.0)
+    assert affinity.warm(M, Keys("mine", turns(4)), 20.0, loaded.__getitem__)["a"] == 0.25
+
+
 def test_what_begins_many_conversations_is_warm_on_the_last_four_nodes() -> None:
     affinity, keys = Affinity(), Keys(None, chain("system"))
 

@@ -81,6 +81,26 @@ def test_where_a_request_was_served_is_remembered_by_its_keys() -> None:
     assert list(doors.affinity.warm("m", keys, 1.0)) == [choice.replica.node]
 
 
+@pytest.mark.parametrize("replicas", [4, 40])
+def test_a_replica_that_was_loaded_anew_has_nothing_of_what_it_served_before(replicas: int) -> None:
+    """Loaded again on the same node, it is the process that has the prompt cached, or has not."""
+    doors, keys = Doors(), Keys("session", ((7, 100),))
+
+    def served(now: float, **ready_since: float) -> str:
+        names = [f"n{at:02}" for at in range(replicas)]
+        ready = [ReplicaView("m", name, "ready", 9, ready_since=ready_since.get(name, 0.0)) for name in names]
+        choice = doors.choose(ticket(keys=lambda: keys), ready, now)
+        assert choice is not None
+        doors.finished(choice.replica.spot, now, None, None)
+        return f"{choice.replica.node}: {choice.reason}"
+
+    first = served(10.0)[:3]
+
+    assert served(20.0) == f"{first}: warm prefix"
+    assert served(30.0, **{first: 10.0}) == f"{first}: warm prefix"
+    assert not served(50.0, **{first: 40.0}).endswith("warm prefix")
+
+
 def test_what_is_learned_of_a_request_is_its_replica_s_pace_and_its_model_s_shape() -> None:
     doors = Doors()
     learned(doors)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from math import inf
 from typing import NamedTuple
 
 from cortex.wire.session import Chain
@@ -20,6 +21,10 @@ class Keys(NamedTuple):
 
     session: str | None = None
     chain: Chain = ()
+
+
+def _always(_: str) -> float:
+    return -inf
 
 
 class Affinity:
@@ -57,25 +62,28 @@ class Affinity:
         self._nodes[key] = ((node, now), *others)
         self._nodes.move_to_end(key)
 
-    def warm(self, model: str, keys: Keys, now: float) -> Mapping[str, float]:
+    def warm(self, model: str, keys: Keys, now: float, since: Callable[[str], float] = _always) -> Mapping[str, float]:
         """Return the nodes likely to have some of the prompt cached, and which fraction of it, from 0 to 1.
 
         Of the chain, the longest part that a node has served counts; a session counts for most of the prompt on the
-        node that served it last. Either fades with its age.
+        node that served it last. Either fades with its age. What a node served before it has had its replica, *since*
+        when it tells, went with the one before. It is asked only of nodes that served something.
         """
         seed, found = hash(model), dict[str, float]()
         if keys.session is not None:
-            self._add(found, hash((seed, keys.session)), SESSION_FRACTION, now)
+            self._add(found, hash((seed, keys.session)), SESSION_FRACTION, now, since)
         nodes, chain = self._nodes, keys.chain
         total = chain[-1][1] if chain else 1
         for value, size in chain:
             if seed ^ value in nodes:
-                self._add(found, seed ^ value, size / total, now)
+                self._add(found, seed ^ value, size / total, now, since)
         return found
 
-    def _add(self, found: dict[str, float], key: int, fraction: float, now: float) -> None:
+    def _add(
+        self, found: dict[str, float], key: int, fraction: float, now: float, since: Callable[[str], float]
+    ) -> None:
         """Raise what is *found* of each node under *key* to *fraction*, less its fading."""
         for node, at in self._nodes.get(key, ()):
             left = fraction * min(1.0, 1.0 - (now - at) / FADED_AFTER_SECONDS)
-            if left > found.get(node, 0.0):
+            if left > found.get(node, 0.0) and at >= since(node):
                 found[node] = left

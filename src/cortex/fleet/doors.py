@@ -5,9 +5,12 @@ A request waits for a free slot of any replica, and is bound to one only when it
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
+from operator import attrgetter
 
 from cortex.core.errors import CortexError, Overloaded
 from cortex.fleet.admission import Door, admit, expected_wait, queue_comment, retry_after
@@ -47,6 +50,19 @@ class Ticket:
         return replica.node not in self.avoid
 
 
+class _ReadySince(dict[str, float]):
+    """When the replica of a node became ready, found when it is asked for; never, if none is."""
+
+    def __init__(self, ready: Sequence[ReplicaView]) -> None:
+        self._ready = ready
+
+    def __missing__(self, node: str) -> float:
+        ready = self._ready
+        at = bisect_left(ready, node, key=attrgetter("node"))
+        found = self[node] = ready[at].ready_since if at < len(ready) and ready[at].node == node else inf
+        return found
+
+
 class Doors:
     """The queues by model; flights, paces and last uses by spot."""
 
@@ -60,11 +76,14 @@ class Doors:
         self._turn = 0
 
     def choose(self, ticket: Ticket, ready: Sequence[ReplicaView], now: float) -> Choice | None:
-        """Return the replica that *ticket* gets, with a slot that it holds until `finished`; None if all are full."""
+        """Return the replica that *ticket* gets, with a slot that it holds until `finished`; None if all are full.
+
+        Those *ready* are in order of node, as a view has them.
+        """
         if not ready:
             return None
         keys = ticket.known_by() if len(ready) > 1 else None
-        warm = self.affinity.warm(ticket.model, keys, now) if keys is not None else {}
+        warm = self.affinity.warm(ticket.model, keys, now, _ReadySince(ready).__getitem__) if keys is not None else {}
         self._turn += 1
         choice = choose(
             ready,
