@@ -133,13 +133,18 @@ def booted(suite: str, root: Path) -> Iterator[Machine]:
             stdout=console,
             stderr=console,
         )
-        try:
-            machine = Machine(root, _first_process(nspawn))
-            machine.run("systemctl", "is-system-running", "--wait", timeout=BOOT_SECONDS)
-            yield machine
-        finally:
-            nspawn.send_signal(signal.SIGKILL)
-            nspawn.wait()
+        with nspawn:
+            try:
+                first = _first_process(nspawn)
+            except BaseException:
+                nspawn.kill()
+                raise
+            try:
+                machine = Machine(root, first)
+                machine.run("systemctl", "is-system-running", "--wait", timeout=BOOT_SECONDS)
+                yield machine
+            finally:
+                os.kill(first, signal.SIGKILL)  # all that runs on the machine ends with its first process
 
 
 def _first_process(nspawn: subprocess.Popen[bytes]) -> int:
