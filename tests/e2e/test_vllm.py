@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.vllm
 
 PROMPT = "The capital of France is"
 MESSAGES: list[Any] = [{"role": "user", "content": "Say hello."}]
+ENDLESS = {"0": -100, "2": -100}  # neither of the tokens that end an answer
 LOAD_SECONDS = 400.0
 MODEL = """
 [[models]]
@@ -59,6 +61,12 @@ def client(fleet: tuple[Daemon, Daemon]) -> openai.OpenAI:
 
 def greedy(client: openai.OpenAI, model: str) -> str:
     return client.completions.create(model=model, prompt=PROMPT, max_tokens=16, temperature=0).choices[0].text
+
+
+def endless(client: openai.OpenAI) -> openai.Stream[Any]:
+    return client.chat.completions.create(
+        model="tiny-2", messages=MESSAGES, max_tokens=900, logit_bias=ENDLESS, stream=True
+    )
 
 
 def of_model(neuron: Daemon, model: str) -> dict[str, Any]:
@@ -126,7 +134,7 @@ def test_a_forced_tool_is_called_with_arguments_that_fit(client: openai.OpenAI) 
         model="tiny-2",
         messages=MESSAGES,
         tools=[{"type": "function", "function": {"name": "visit", "parameters": CITY}}],
-        tool_choice="required",
+        tool_choice={"type": "function", "function": {"name": "visit"}},
         max_tokens=200,
         temperature=0,
     )
@@ -140,7 +148,7 @@ def test_whoever_leaves_frees_the_only_slot(client: openai.OpenAI) -> None:
     before = greedy(client, "tiny-2")
 
     for _ in range(3):
-        stream = client.chat.completions.create(model="tiny-2", messages=MESSAGES, max_tokens=900, stream=True)
+        stream = endless(client)
         next(iter(stream))
         stream.close()
 
@@ -151,14 +159,15 @@ def test_a_worker_that_dies_ends_all_and_the_replica_is_started_again(
     fleet: tuple[Daemon, Daemon], client: openai.OpenAI
 ) -> None:
     neuron, _ = fleet
-    before, family = greedy(client, "tiny-2"), family_of(neuron, "tiny-2")
-    stream = client.chat.completions.create(model="tiny-2", messages=MESSAGES, max_tokens=900, stream=True)
+    before, family, worker = greedy(client, "tiny-2"), family_of(neuron, "tiny-2"), workers_of(neuron, "tiny-2")[1]
+    stream = endless(client)
     next(iter(stream))
 
-    workers_of(neuron, "tiny-2")[1].send_signal(signal.SIGKILL)
-
-    with pytest.raises(openai.APIError):
+    worker.send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(openai.APIError, match="Worker"):
         list(stream)
+    assert time.monotonic() - began < 2
     until("nothing of it is left", lambda: not [each for each in family if alive(each.pid)], 15)
     assert greedy(client, "tiny-1") == before, "the other replica does not notice"
     assert greedy(client, "tiny-2") == before

@@ -23,7 +23,7 @@ from cortex.engines.transformers.engine import device_kinds
 from cortex.engines.transformers.folder import Folder, read_folder
 from cortex.engines.vllm.arguments import engine_arguments, environment
 from cortex.engines.vllm.estimate import budget_of, bytes_by_device
-from cortex.engines.vllm.guard import watch_group
+from cortex.engines.vllm.guard import Relatives, watch_group
 from cortex.engines.vllm.options import Options, context_of, read_options, slots_of, split_of
 from cortex.engines.vllm.parsers import reasoning_parser_of, tool_parser_of
 from cortex.wire.engine_api import EngineSpec, Estimate, Generate, ReplicaInfo, Tokenize
@@ -58,6 +58,7 @@ class Vllm:
         self._answering: Answering | None = None
         self._embedding: Embedding | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._relatives: Relatives | None = None
 
     async def estimate(self, spec: EngineSpec) -> Estimate:
         """Return weights, cache and working memory of each rank, which are what vLLM is then limited to."""
@@ -108,6 +109,7 @@ class Vllm:
             self._answering = Answering(spec.model, serving, prompts, context, slots, has_tools, harmony)
         else:
             self._embedding = Embedding(spec.model, serving, prompts, context, options.matryoshka, MATRYOSHKA_HINT)
+        self._relatives = Relatives(lambda name: _die(f"{name}, a process of vLLM's, ended in the middle of its work"))
         self._watch = asyncio.get_running_loop().create_task(self._watch_core(serving), name="vllm:watch")
 
     async def _watch_core(self, serving: Serving) -> None:
@@ -189,6 +191,8 @@ class Vllm:
         """End vLLM's processes; this one ends next."""
         if self._watch is not None:
             self._watch.cancel()
+        if self._relatives is not None:
+            self._relatives.close()
         if self._serving is not None:
             await anyio.to_thread.run_sync(self._serving.llm.shutdown, SHUTDOWN_SECONDS)
 
