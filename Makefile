@@ -1,5 +1,6 @@
 # make run: try it here.  make test: the whole suite.  make test-unit: what needs no model.
 # make test-tp: what needs torch.  make test-vllm: what needs vLLM.  make lint: style, types, import contracts.
+# make site: the documentation.
 
 PYTHON ?= python3
 # The distribution's own, which packages depend on.
@@ -13,7 +14,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint 
 VLLM_VENV ?= $(or $(CORTEX_CACHE),$(HOME)/.cache/cortex)/venv-vllm
 VLLM_INSTALL = $(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check --constraint constraints-vllm.txt
 
-.PHONY: docs run test test-unit test-tp test-vllm test-ui vendor lint bench drive clean pictures
+.PHONY: docs site run test test-unit test-tp test-vllm test-ui vendor lint bench drive clean pictures
 
 run: $(VENV)/installed
 	@$(BIN)/cortex up
@@ -53,7 +54,11 @@ lint: $(VENV)/installed-dev
 
 # Pages that are written from the code.
 docs: $(VENV)/installed-dev
-	$(BIN)/python docs/generate_metrics.py
+	PYTHONPATH=docs $(BIN)/python -m generate
+
+# The documentation as a site, in site/: a page that is missing or a link that leads nowhere fails it.
+site: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python bench/overhead.py
@@ -85,7 +90,7 @@ test-packages: packages
 	$(BIN)/pytest -c packaging/pytest.ini --rootdir packaging packaging/tests
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # Stamps: pip runs again only when what is installed has changed, so a second run needs no network.
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/created
@@ -97,6 +102,11 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing Cortex, its default engine and what the tests need into $(VENV)"
 	$(INSTALL) --editable '.[llamacpp,dev]'
 	@touch $(VENV)/installed $@
+
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(VENV)/created
+	@echo "Installing what builds the documentation into $(VENV)"
+	$(INSTALL) --editable '.[docs]'
+	@touch $@
 
 $(VENV)/installed-tp: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing Cortex, torch and what the tests of the engine transformers need into $(VENV)"

@@ -18,8 +18,8 @@ DEFAULT_PRIORITY = 100
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """One model of the catalogue.
 
-    What to load: `source` defaults to the hub repository named by `id`; `context` is in tokens per request; `options`
-    are the engine's own and checked by it.
+    What to load: `source` defaults to the hub repository named by `id`; `harness` is the original's word for `engine`;
+    `context` is in tokens per request; `options` are the engine's own and checked by it.
 
     Where: `devices` is how many to split over (`min_devices` is the original's word for it), and `min_device_memory`
     is what each of them must have in all, as `"24 GB"` or in MiB (`min_device_vram_mb` is the original's word);

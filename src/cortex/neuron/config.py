@@ -58,8 +58,8 @@ class Harness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file; every key has a default.
 
-    `cpu_devices` is how many devices the CPU counts as, each with an equal part of the RAM: what is split over several
-    devices is split over them.
+    `default_models` are loaded at the start. `cpu_devices` is how many devices the CPU counts as, each with an equal
+    part of the RAM: what is split over several devices is split over them.
     `token_file` is relative to the file. `allowed_hosts` are the names that this machine may be called by; without it
     any name with a token, and its own without. `spares` is how many processes of each engine wait for a model; by
     default one of the default engine, if that is installed.

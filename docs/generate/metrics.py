@@ -1,10 +1,10 @@
-"""Write docs/metrics.md from the code: `make docs`. A test compares the two."""
+"""The page of metrics, from the families that both programs count."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
+import anyio
 from prometheus_client.core import Metric
 
 from cortex.core.metrics import Family
@@ -13,10 +13,9 @@ from cortex.neuron.metrics import Metrics
 from cortex.wire.engine_api import Usage
 from cortex.wire.node_api import DeviceHealth, ModelInfo
 
-PAGE = Path(__file__).with_name("metrics.md")
 HEAD = """# Metrics
 
-<!-- Written by docs/generate_metrics.py: `make docs`. -->
+<!-- Written by docs/generate: `make docs`. -->
 
 The gateway tells Prometheus on `metrics_listen` (without a key) and on `/metrics` of its API (scope `admin`); a neuron
 on its own port. Both speak Prometheus' text, the gateway also OpenMetrics to those who ask for it. A request is counted
@@ -36,8 +35,11 @@ def gateway_rows() -> Iterator[str]:
         yield _row(family.exposed, family.kind, family.labels, family.text)
 
 
-def neuron_rows() -> Iterator[str]:
-    """Yield a row for each family of a neuron, found by having it count one request on one device."""
+async def neuron_rows() -> list[str]:
+    """Return a row for each family of a neuron, found by having it count one request on one device.
+
+    It counts the tasks of an event loop too, so there has to be one.
+    """
     metrics = Metrics()
     device = DeviceHealth(index=0, memory_used_bytes=0, memory_free_bytes=0, utilization_pct=0.0, temp_c=0.0)
     sizes = {"peak_by_device": {0: 1}, "estimated_by_device": {0: 1}}
@@ -45,19 +47,22 @@ def neuron_rows() -> Iterator[str]:
     metrics.observe(lambda: [device], lambda: [model])
     metrics.finished("m", "stop", Usage(1, 1), 1.0, 1.0)
     metrics.cancelled("m", 1)
-    for metric in metrics.registry.collect():
-        if metric.type != "info":
-            name = f"{metric.name}_total" if metric.type == "counter" else metric.name
-            yield _row(name, metric.type, _labels(metric), metric.documentation)
+    collected = [metric for metric in metrics.registry.collect() if metric.type != "info"]
+    return [_row(_exposed(metric), metric.type, _labels(metric), metric.documentation) for metric in collected]
 
 
 def page() -> str:
     """Return the page as it is to be."""
-    return f"{HEAD}{_table('Gateway', gateway_rows())}\n{_table('Neuron', neuron_rows())}\n{_buckets(FAMILIES)}"
+    tables = [_table("Gateway", gateway_rows()), _table("Neuron", anyio.run(neuron_rows)), _buckets(FAMILIES)]
+    return HEAD + "\n".join(tables)
 
 
 def _labels(metric: Metric) -> tuple[str, ...]:
     return tuple(dict.fromkeys(label for sample in metric.samples for label in sample.labels if label != "le"))
+
+
+def _exposed(metric: Metric) -> str:
+    return f"{metric.name}_total" if metric.type == "counter" else metric.name
 
 
 def _table(title: str, rows: Iterable[str]) -> str:
@@ -72,7 +77,3 @@ def _buckets(families: Iterable[Family]) -> str:
     histograms = [family for family in families if family.buckets]
     rows = [f"| `{family.name}` | {', '.join(map(str, family.buckets))} |" for family in histograms]
     return "\n".join(["## Buckets of the gateway's histograms", "", "| name | upper bounds |", "|---|---|", *rows, ""])
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page())
