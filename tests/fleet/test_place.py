@@ -11,41 +11,11 @@ from cortex.core.model_spec import ModelSpec
 from cortex.fleet.devices import Room
 from cortex.fleet.evict import residents
 from cortex.fleet.fit import FLOOR_BYTES
-from cortex.fleet.place import NODES_TOLD, Candidate, Placement, consider, explain, no_place, place, why_not
-from cortex.fleet.plan import Ask, Plan
-from cortex.fleet.screen import NAME_AT, Screen
+from cortex.fleet.place import NODES_TOLD, Candidate, Placement, explain, no_place, place, why_not
+from cortex.fleet.plan import Plan
 from cortex.fleet.situation import UNKNOWN, Commitment, Need, Policy, Situation
-from cortex.fleet.view import FleetView, NodeView, ReplicaView
-
-GIB, MIB = 1 << 30, 1 << 20
-NOW = 10_000.0
-NEW = ModelSpec(id="new")
-
-
-def node(name: str, *free_gib: float, total: int = 24, **changed: Any) -> NodeView:
-    """Return a node with as many devices as there are figures: what is free beside the floor."""
-    rooms = tuple(
-        Room(at, "cuda", f"gpu{at}", int(gib * GIB) + FLOOR_BYTES, at, total * GIB) for at, gib in enumerate(free_gib)
-    )
-    fields: dict[str, Any] = {"engines": ("llamacpp",), "rooms": rooms, "healthy": True}
-    return NodeView(name, f"http://{name}", **{**fields, **changed})
-
-
-def holding(name: str, free_gib: float, *replicas: ReplicaView, **changed: Any) -> NodeView:
-    return node(name, free_gib, replicas=replicas, **changed)
-
-
-def replica(
-    where: str, model: str, *gib: float, idle: float = 100.0, state: str = "ready", **changed: Any
-) -> ReplicaView:
-    held = {at: int(each * GIB) for at, each in enumerate(gib) if each}
-    fields: dict[str, Any] = {"bytes_by_device": held, "last_used": NOW - idle, **changed}
-    return ReplicaView(model, where, state, **fields)  # type: ignore[arg-type]
-
-
-def situation(*nodes: NodeView, need: Need | float = 8.0, **changed: Any) -> Situation:
-    wanted = need if isinstance(need, Need) else Need((int(need * GIB),))
-    return Situation(NOW, FleetView.of(nodes), need=lambda _, __: wanted, **changed)
+from cortex.fleet.view import FleetView, NodeView
+from small_fleets import GIB, NEW, NOW, SPECS, WAYS, holding, moments, node, replica, situation
 
 
 def found(spec: ModelSpec, moment: Situation, **how: Any) -> Plan:
@@ -337,36 +307,6 @@ def test_a_node_that_failed_it_is_passed_over() -> None:
     assert place(NEW, situation(*nodes), avoid={"a", "b"}).rejected[0] == ("a", "failed this model just now")
 
 
-def test_a_candidate_tells_in_words_and_numbers_what_stands_in_the_way() -> None:
-    here = holding(
-        "a",
-        1,
-        replica("a", "busy", 6),
-        replica("a", "pinned", 5),
-        replica("a", "idle", 2),
-        replica("a", "new", 0, state="failed"),
-    )
-    moment = situation(
-        here,
-        need=12,
-        flights={("a", "busy"): 1},
-        catalogue={"pinned": ModelSpec(id="pinned", pinned=True)},
-        commitments={"a": (Commitment("soon", {0: GIB // 2}),)},
-    )
-
-    candidate = consider(NEW, here, moment)
-
-    assert candidate.verdict == "never"
-    assert candidate.devices == ((0, "gpu0", GIB // 2, 12 * GIB),)
-    said = "\n".join(candidate.obstacles)
-    assert "12288 MiB are needed on gpu0 (device 0), where 512 MiB can be used: 11776 MiB are missing" in said
-    assert "busy has 6144 MiB there and is busy" in said
-    assert "pinned has 5120 MiB there and is pinned there" in said
-    assert "idle has 2048 MiB there and may go" in said
-    assert "a plan for soon counts on 512 MiB there" in said
-    assert "9984 MiB there belong to other programs" in said
-
-
 def test_explain_tells_every_node_the_best_first() -> None:
     nodes = (
         node("never", 1, total=4),
@@ -495,108 +435,6 @@ def test_one_node_that_may_serve_later_is_told_before_many_that_never_will() -> 
     assert "fits nowhere now: z: " in str(no_place(NEW, moment, placement))
 
 
-MODELS = ["m0", "m1", "m2", "m3", "m4", "m5"]
-SPECS = st.builds(
-    ModelSpec,
-    id=st.just("new"),
-    priority=st.sampled_from([100, 100, 150, 50]),
-    devices=st.sampled_from(["auto", "auto", 1, 2]),
-    min_device_memory=st.sampled_from([None, None, None, "16GiB"]),
-    nodes=st.sampled_from([(), (), (), ("a", "b", "c")]),
-)
-CATALOGUES = st.fixed_dictionaries(
-    {},
-    optional={
-        model: st.builds(
-            ModelSpec,
-            id=st.just(model),
-            priority=st.sampled_from([100, 50, 50, 150]),
-            pinned=st.sampled_from([False, False, False, True]),
-            min_resident=st.integers(0, 1),
-        )
-        for model in MODELS
-    },
-)
-
-
-@st.composite
-def machines(draw: st.DrawFn, name: str) -> NodeView:
-    """Return a node whose replicas, other programs and free bytes make up the totals of its devices."""
-    count = draw(st.integers(1, 3))
-    free = [draw(st.sampled_from([16, 24])) * GIB for _ in range(count)]
-    totals, replicas = list(free), []
-    for model in draw(st.lists(st.sampled_from([*MODELS, "new"]), unique=True, min_size=2, max_size=6)):
-        held = {}
-        for index in draw(st.sets(st.integers(0, count - 1), min_size=1, max_size=2)):
-            bytes_ = min(free[index], draw(st.integers(3, 12)) * GIB)
-            held[index], free[index] = bytes_, free[index] - bytes_
-        replicas.append(
-            ReplicaView(
-                model,
-                name,
-                draw(st.sampled_from([*["ready"] * 12, "loading", "draining", "failed"])),
-                bytes_by_device=held,
-                last_used=NOW - draw(st.sampled_from([0, 10, 100, 101, 5000])),
-                is_reserved=draw(st.booleans()),
-            )
-        )
-    kind = draw(st.sampled_from(["cuda", "cuda", "rocm"]))
-    other = draw(st.sampled_from([0, 0, 2])) * GIB
-    rooms = tuple(Room(i, kind, f"gpu{i}", max(0, free[i] - other), i, totals[i]) for i in range(count))
-    return NodeView(
-        name,
-        f"http://{name}",
-        draw(st.sampled_from([*[True] * 6, False])),
-        drained=draw(st.sampled_from([*[False] * 6, True])),
-        engines=draw(st.sampled_from([*[("llamacpp",)] * 6, ("simulated",)])),
-        rooms=(*rooms, Room(9, "cpu", "cpu", 64 * GIB, 0, 64 * GIB)),
-        replicas=tuple(replicas),
-    )
-
-
-NEEDS = st.sampled_from(
-    [*(Need((gib * GIB,)) for gib in (6, 10, 14, 20, 30)), Need((9 * GIB, 4 * GIB)), Need((4 * GIB, 9 * GIB)), UNKNOWN]
-)
-
-
-@st.composite
-def moments(draw: st.DrawFn) -> Situation:
-    """Return a small fleet at a moment of any kind."""
-    nodes = [
-        draw(machines(name)) for name in draw(st.lists(st.sampled_from("abcde"), unique=True, min_size=1, max_size=5))
-    ]
-    spots = [replica.spot for node in nodes for replica in node.replicas]
-    some = st.sets(st.sampled_from(spots), max_size=2)
-    needs = {node.name: draw(NEEDS) for node in nodes}
-    claims = st.builds(Commitment, st.sampled_from(["m0", "other", "new"]), st.just({0: 3 * GIB}))
-    seconds = st.sampled_from([0.0, 1.0, 20.0, 60.0])
-    return Situation(
-        NOW,
-        FleetView.of(nodes),
-        draw(CATALOGUES),
-        flights=dict.fromkeys(draw(some), 1),
-        foreign=dict.fromkeys(draw(some), 1),
-        used=dict.fromkeys(draw(some), NOW - 50),
-        leaving=frozenset(draw(some)),
-        commitments={node.name: (draw(claims),) for node in nodes if draw(st.integers(0, 4)) == 0},
-        need=lambda _, name: needs[name],
-        load_seconds={spot: draw(seconds) for spot in [*spots, ("a", "new"), ("b", "new")]},
-        mean_load_seconds={"new": 7.0} if draw(st.booleans()) else {},
-        policy=Policy(strategy=draw(st.sampled_from(["lru", "priority"]))),
-    )
-
-
-WAYS = st.fixed_dictionaries(
-    {},
-    optional={
-        "may_evict": st.booleans(),
-        "may_drain": st.booleans(),
-        "avoid": st.sampled_from([frozenset(), frozenset("a")]),
-        "victims_idle_for": st.sampled_from([0.0, 60.0]),
-    },
-)
-
-
 @settings(deadline=None, max_examples=100)
 @given(SPECS, moments(), WAYS)
 def test_the_first_of_all_explained_is_what_is_planned(
@@ -612,22 +450,6 @@ def test_the_first_of_all_explained_is_what_is_planned(
         assert sorted(placement.rejected) == sorted((c.node, c.reason) for c in told if c.verdict == "never")
         assert placement.untold == 0
         assert no_place(spec, moment, placement).status == 503
-
-
-@settings(deadline=None, max_examples=200)
-@given(SPECS, moments(), WAYS)
-def test_what_is_said_of_nodes_at_a_glance_holds_when_they_are_looked_at_whole(
-    spec: ModelSpec, moment: Situation, ways: dict[str, Any]
-) -> None:
-    avoid, how = ways.get("avoid", frozenset()), {key: value for key, value in ways.items() if key != "avoid"}
-    told = {candidate.node: candidate for candidate in explain(spec, moment, **ways)}
-    sifted = Screen.of(Ask(spec, moment, **how), avoid).sift(moment.view.nodes)
-    bounds = {bound[NAME_AT]: bound for bound in (*sifted.free, *sifted.full)}
-
-    assert sorted((*bounds, *sifted.later, *sifted.never)) == sorted(told)
-    assert all(told[name].plan is None for name in sifted.later)
-    assert all(told[name].verdict == "never" for name in sifted.never)
-    assert all(plan is None or bounds[name] <= plan.sort_key for name in bounds for plan in (told[name].plan,))
 
 
 @settings(deadline=None, max_examples=60)
@@ -667,18 +489,18 @@ def test_a_plan_takes_only_what_there_is_and_only_from_those_who_may_go(
     assert not plan.victims or ways.get("may_evict", True)
 
 
-def fits(node: NodeView, moment: Situation, plan: Plan, gone: Any) -> bool:
+def fits(here: NodeView, moment: Situation, plan: Plan, gone: Any) -> bool:
     """Whether the plan's bytes fit once *gone*, and what is leaving if anybody must go, are gone."""
     for index, bytes_ in plan.bytes_by_device.items():
-        free = next(room.free_bytes for room in node.rooms if room.index == index) - FLOOR_BYTES
-        for claim in moment.commitments.get(node.name, ()):
-            known = node.models.get(claim.model)
+        free = next(room.free_bytes for room in here.rooms if room.index == index) - FLOOR_BYTES
+        for claim in moment.commitments.get(here.name, ()):
+            known = here.models.get(claim.model)
             if known is None or not (known.is_reserved or known.state == "ready"):
                 free -= claim.bytes_by_device.get(index, 0)
-        for replica in node.replicas:
-            is_leaving = replica.state == "draining" or (replica.spot in moment.leaving and replica.state != "failed")
-            if replica.spot in gone or (plan.victims and is_leaving):
-                free += replica.bytes_by_device.get(index, 0)
+        for each in here.replicas:
+            is_leaving = each.state == "draining" or (each.spot in moment.leaving and each.state != "failed")
+            if each.spot in gone or (plan.victims and is_leaving):
+                free += each.bytes_by_device.get(index, 0)
         if bytes_ > free:
             return False
     return True
@@ -703,22 +525,22 @@ def test_a_plan_that_displaces_is_made_only_if_no_node_fits_as_it_is(
 def test_where_everything_that_may_go_would_be_enough_there_is_a_plan(spec: ModelSpec, moment: Situation) -> None:
     """On one device, told without the search: all that may go goes."""
     enough = []
-    for node in moment.view.nodes:
-        need = moment.need("new", node.name)
-        if why_not(spec, node) or len(need.bytes_each) != 1 or spec.devices == 2:
+    for here in moment.view.nodes:
+        need = moment.need("new", here.name)
+        if why_not(spec, here) or len(need.bytes_each) != 1 or spec.devices == 2:
             continue
-        if ("new" in node.models and node.models["new"].state != "failed") or node.name in moment.commitments:
+        if ("new" in here.models and here.models["new"].state != "failed") or here.name in moment.commitments:
             continue
         may_go = [
             r
-            for r in residents(node, moment)
+            for r in residents(here, moment)
             if not r.pinned and not r.busy and r.rank <= spec.priority and r.state == "ready"
         ]
-        leaving = any(r.state == "draining" for r in residents(node, moment))
-        for room in node.rooms:
+        leaving = any(r.state == "draining" for r in residents(here, moment))
+        for room in here.rooms:
             large = room.total_bytes >= max(spec.device_floor_bytes, need.total_bytes + FLOOR_BYTES)
             room_made = room.free_bytes + sum(r.bytes_by_device.get(room.index, 0) for r in may_go)
             if large and not leaving and room.kind != "cpu" and room_made - FLOOR_BYTES >= need.total_bytes:
-                enough.append(node.name)
+                enough.append(here.name)
 
     assert not enough or place(spec, moment).plan is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from cortex.core.errors import CortexError, InsufficientMemory, NoFeasibleNode, 
 from cortex.core.model_spec import ModelSpec
 from cortex.fleet.devices import choose_devices
 from cortex.fleet.fit import DeviceSets, device_sets
+from cortex.fleet.obstacles import DeviceRoom, closest, obstacles, rooms_of
 from cortex.fleet.plan import COMING_BACK, NOT_FREE, ORDER, Ask, Ledger, Plan, Verdict, blind_plan, ledger_of, plan_on
 from cortex.fleet.screen import NAME_AT, Key, Screen, Sifted
 from cortex.fleet.situation import Situation
@@ -21,15 +22,6 @@ AVOIDED = "failed this model just now"
 EXAMINED = 16
 # How many nodes an error names, or the reason of a wait.
 NODES_TOLD = 8
-
-
-class DeviceRoom(NamedTuple):
-    """A device that the model would go on: its usable bytes now, and those that it needs there."""
-
-    device: int
-    name: str
-    free_bytes: int
-    needed_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,46 +203,11 @@ def _presence(ask: Ask, node: NodeView) -> _Finding | None:
 def _candidate(node: NodeView, found: _Finding, ask: Ask) -> Candidate:
     if found.sets is None or found.ledger is None:
         return Candidate(node.name, found.verdict, reason=found.reason, obstacles=(found.reason,))
-    devices = _devices(node, found.plan, found.sets, found.ledger)
-    obstacles = () if found.plan is not None else tuple(_obstacles(node, devices, found.ledger, ask))
-    return Candidate(node.name, found.verdict, found.plan, devices, obstacles, found.reason)
-
-
-def _devices(node: NodeView, plan: Plan | None, sets: DeviceSets, ledger: Ledger) -> tuple[DeviceRoom, ...]:
-    """Return the devices of the plan, or those that come closest."""
-    by_free = sorted(sets.rooms, key=lambda room: (-ledger.free_bytes[room.index], room.index))
-    indices = plan.devices if plan is not None else tuple(room.index for room in by_free[: sets.count])
-    names = {room.index: room.name for room in node.rooms}
-    shares = sets.shares or (0,) * len(indices)
-    return tuple(
-        DeviceRoom(index, names[index], ledger.free_bytes[index], share)
-        for index, share in zip(indices, shares, strict=True)
-    )
-
-
-def _obstacles(node: NodeView, devices: tuple[DeviceRoom, ...], ledger: Ledger, ask: Ask) -> Iterator[str]:
-    """Say what is missing on each of *devices*, and of everything on them why it stays."""
-    totals = {room.index: room.total_bytes - room.free_bytes for room in node.rooms}
-    for room in devices:
-        where, missing = f"{room.name} (device {room.device})", room.needed_bytes - room.free_bytes
-        if missing <= 0:
-            continue
-        usable = max(0, room.free_bytes)
-        yield (
-            f"{_mib(room.needed_bytes)} MiB are needed on {where}, where {usable >> 20} MiB can be used: "
-            f"{_mib(room.needed_bytes - usable)} MiB are missing"
-        )
-        other = totals[room.device]
-        for resident in ledger.residents:
-            held = resident.bytes_by_device.get(room.device, 0)
-            if held > 0:
-                other -= held
-                yield f"{resident.spot[1]} has {_mib(held)} MiB there and {ask.objection(resident) or 'may go'}"
-        for claim in ledger.claims:
-            if claim.bytes_by_device.get(room.device, 0) > 0:
-                yield f"a plan for {claim.model} counts on {_mib(claim.bytes_by_device[room.device])} MiB there"
-        if other > 0:
-            yield f"{_mib(other)} MiB there belong to other programs"
+    sets, ledger, plan = found.sets, found.ledger, found.plan
+    indices = plan.devices if plan is not None else closest(ask, node, sets, ledger)
+    devices = rooms_of(node, indices, sets.shares, ledger)
+    stands = () if plan is not None else tuple(obstacles(ask, node, devices, ledger))
+    return Candidate(node.name, found.verdict, plan, devices, stands, found.reason)
 
 
 def why_not(spec: ModelSpec, node: NodeView) -> str | None:
@@ -324,7 +281,3 @@ def _told(between: str, said: Sequence[str], untold: int = 0) -> str:
     """Join the first few of what is *said*, and count the others."""
     more = len(said[NODES_TOLD:]) + untold
     return f"{between.join(said[:NODES_TOLD])}{f'{between}and {more} more' if more else ''}"
-
-
-def _mib(bytes_: int) -> int:
-    return -(-bytes_ // (1 << 20))
