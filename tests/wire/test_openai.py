@@ -678,3 +678,11 @@ def test_an_assistants_last_message_can_be_left_open_and_no_other() -> None:
 
     assert forwarded(read(messages=begun, continue_final_message=True))["continue_final_message"] is True
     assert refused(continue_final_message=True).param == "continue_final_message"
+
+
+def test_nulls_of_tools_and_messages_do_not_reach_a_template() -> None:
+    tool = {"type": "function", "function": {"name": "f", "description": None}}
+    request = forwarded(read(messages=[{"role": "user", "content": "hi", "name": None}], tools=[tool]))
+
+    assert request["messages"] == [{"role": "user", "content": "hi"}]
+    assert request["tools"] == [{"type": "function", "function": {"name": "f"}}]

@@ -31,3 +31,17 @@ def test_a_tool_that_is_no_function_is_left_out() -> None:
     tools = msgspec.Raw(json.dumps([{"type": "web_search"}, function]).encode())
 
     assert json.loads(bytes(only_functions(tools))) == [function]
+
+
+def test_what_a_message_says_null_of_it_does_not_say_but_for_its_content() -> None:
+    said = {"role": "assistant", "content": None, "name": None, "tool_calls": [{**CALL, "index": None}]}
+
+    assert known(said) == [{"role": "assistant", "content": None, "tool_calls": [{"type": "function", **CALL}]}]
+
+
+def test_what_a_tool_says_null_of_it_does_not_say_but_in_its_schema() -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [None, 1], "default": None}}}
+    told: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    tool = {"type": "function", "cache": None, "function": {**told["function"], "description": None, "strict": None}}
+
+    assert json.loads(bytes(only_functions(msgspec.Raw(json.dumps([tool]).encode())))) == [told]

@@ -21,7 +21,7 @@ from cortex.wire.engine_api import Kind
 from cortex.wire.images import check_image
 from cortex.wire.reasoning import Effort, Scalar, TemplateKwargs
 from cortex.wire.rerank import RERANK, RerankRequest, read_rerank
-from cortex.wire.template_chat import only_functions, with_known_words
+from cortex.wire.template_chat import has_null, only_functions, with_known_words
 
 CHAT, COMPLETION, EMBEDDING = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 KINDS: dict[str, Kind] = {CHAT: "chat", COMPLETION: "completion", EMBEDDING: "embedding", RERANK: "rerank"}
@@ -308,9 +308,9 @@ def _read_chat(body: bytes, fields: json.Fields) -> Request:
     completion_limit = picked.pop("max_completion_tokens", None)
     if completion_limit is not None and chat.max_completion_tokens is not None:
         picked["max_tokens"] = completion_limit
-    if any(m.role in ("developer", "function") or m.tool_calls for m in chat.messages):
+    if any(m.role in ("developer", "function") or m.tool_calls for m in chat.messages) or has_null(picked["messages"]):
         picked["messages"] = with_known_words(picked["messages"])
-    if chat.tools is not None and any(t.function is None for t in chat.tools):
+    if chat.tools is not None and (any(t.function is None for t in chat.tools) or has_null(picked["tools"])):
         picked["tools"] = only_functions(picked["tools"])
     return Request(
         kind="chat",
