@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """What one request, or one chunk, costs the gateway's own code: the whole of it, between two transports of no cost.
 
-The gateway runs with keys, rates, a budget, metrics and its log at info; two nodes have the model. What sockets cost is
-measured by `bench/peers.py`. The figure is the best of several rounds: anything else on the machine only adds to it.
+The gateway runs with keys, rates, a budget, metrics and its log at info, and two nodes have the model; `--open` leaves
+the keys out, and `--nodes 1` leaves nothing to choose. What sockets cost is measured by `bench/peers.py`. The figure is
+the best of several rounds: anything else on the machine only adds to it.
 
-    .venv/bin/python bench/hot_path.py [--requests 200] [--rounds 60] [--profile]
+    .venv/bin/python bench/hot_path.py [--requests 200] [--rounds 60] [--nodes 2] [--open] [--profile]
 """
 
 from __future__ import annotations
@@ -119,9 +120,11 @@ async def _requests(protocol: HttpProtocol, asked: bytes, count: int) -> float:
 async def measure(arguments: argparse.Namespace, home: Path) -> None:
     """Put a gateway together, and have it serve."""
     loop, key = asyncio.get_running_loop(), new_key()
-    servers = [await loop.create_server(lambda: Polled(loop), "127.0.0.1", 0) for _ in range(2)]
+    servers = [await loop.create_server(lambda: Polled(loop), "127.0.0.1", 0) for _ in range(arguments.nodes)]
     ports = [server.sockets[0].getsockname()[1] for server in servers]
     CORTEX.command(Bench(home, 1024, ports, key))
+    if arguments.open:
+        (home / "keys.toml").unlink()
     path = home / "cortex.toml"
     config = load_config(path, {})
     gateway = CortexGateway(config, load_catalogue(catalogue_path(path, config)), home / "state", path)
@@ -171,6 +174,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--nodes", type=int, default=2)
+    parser.add_argument("--open", action="store_true")
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, open(os.devnull, "w") as nothing:

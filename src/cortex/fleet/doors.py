@@ -96,7 +96,7 @@ class Doors:
         )
         if choice is not None:
             spot = choice.replica.spot
-            self.flights[spot] += 1
+            self.flights[spot] = self.flights.get(spot, 0) + 1
             self.used[spot] = now
             if keys is not None:
                 self.affinity.remember(ticket.model, keys, choice.replica.node, now)

@@ -52,7 +52,8 @@ def learn(pace: Pace | None, usage: Usage, timings: Timings) -> Pace:
     Only tokens that were computed count: what came from a cache says nothing of speed.
     """
     known = pace or UNLEARNED
-    fresh = usage.prompt_tokens - max(usage.cached_tokens, timings.cached_tokens)
+    cached, cached_there = usage.cached_tokens, timings.cached_tokens
+    fresh = usage.prompt_tokens - (cached if cached > cached_there else cached_there)
     prefill = _moved(known.prefill, known.prefill_samples, fresh, timings.prefill_ms, FULL_PREFILL_TOKENS)
     decode = _moved(known.decode, known.decode_samples, usage.completion_tokens, timings.decode_ms, FULL_DECODE_TOKENS)
     if prefill is None and decode is None:
@@ -66,9 +67,9 @@ def _moved(rate: float, samples: float, tokens: int, milliseconds: float, full: 
     """Return the rate and its samples after *tokens* in *milliseconds*; None if those teach nothing."""
     if tokens * 8 < full or not 0.0 < milliseconds < float("inf"):
         return None
-    weight = min(1.0, tokens / full)
+    weight = tokens / full if tokens < full else 1.0
     seen = min(max(tokens * 1000.0 / milliseconds, SLOWEST), FASTEST)
-    after = min(samples + weight, LONGEST_MEMORY)
+    after = samples + weight if samples + weight < LONGEST_MEMORY else LONGEST_MEMORY
     return rate * (seen / rate) ** (weight / after), after
 
 
@@ -100,11 +101,8 @@ def mean_pace(paces: Iterable[Pace]) -> Pace:
     if not learned:
         return UNLEARNED
     count = len(learned)
-    return replace(
-        UNLEARNED,
-        prefill=fsum(pace.prefill for pace in learned) / count,
-        decode=fsum(pace.decode for pace in learned) / count,
-    )
+    prefill, decode = fsum([pace.prefill for pace in learned]), fsum([pace.decode for pace in learned])
+    return replace(UNLEARNED, prefill=prefill / count, decode=decode / count)
 
 
 def service_seconds(pace: Pace, shape: Shape, cached_fraction: float = 0.0) -> float:

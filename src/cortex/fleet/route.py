@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
@@ -21,7 +21,7 @@ _Free = tuple[ReplicaView, float, Pace]
 """A replica that may be chosen, how full it is, and its pace."""
 
 
-class Among(NamedTuple):
+class Among(msgspec.Struct, frozen=True):
     """What a choice was made from; only `passed_over` reads it, once somebody asks."""
 
     replicas: Sequence[ReplicaView]
@@ -76,6 +76,8 @@ def choose(
     number *turn* on are compared, or the 32 after them if none of these is free. Then ties go to the first from *turn*
     on: with a turn a request, round robin.
     """
+    if len(replicas) == 1:
+        return _only(replicas[0], flights, paces, shape, warm, avoid)
     free = _free(replicas, flights, paces, warm, turn, avoid)
     if not free:
         return None
@@ -90,10 +92,27 @@ def choose(
             continue
         if seconds < least or load < fill or (few and load == fill and replica.node < best.node):
             best, least, fill = replica, seconds, load
-    among = Among(replicas, free, shape, warm, frozenset(avoid)) if len(replicas) > 1 else None
+    among = Among(replicas, free, shape, warm, frozenset(avoid))
     if few and len(free) == 1:
         return Choice(best, least, "only free replica", among)
     return Choice(best, least, "warm prefix" if warm.get(best.node) else "least expected time", among)
+
+
+def _only(
+    replica: ReplicaView,
+    flights: Mapping[Spot, int],
+    paces: Mapping[Spot, Pace],
+    shape: Shape,
+    warm: Mapping[str, float],
+    avoid: Set[str],
+) -> Choice | None:
+    """Choose *replica*, which is all there is, if it has a free slot: there is nothing to compare."""
+    spot = replica.node, replica.model
+    busy, slots = flights.get(spot, 0), replica.slots or 1
+    if busy >= slots or replica.node in avoid:
+        return None
+    seconds = _expected(paces.get(spot, UNLEARNED), shape, busy / slots, warm.get(replica.node, 0.0))
+    return Choice(replica, seconds, "only free replica")
 
 
 def passed_over(choice: Choice) -> dict[str, str]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import ceil
 
 from cortex.gateway.keys.caller import Standing
 from cortex.gateway.keys.rates import Quota
 
-_OPENAI = b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n"
+_OPENAI_REQUESTS, _OPENAI_TOKENS = (
+    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%b\r\n" % (kind, kind, kind)
+    for kind in (b"requests", b"tokens")
+)
 _ANTHROPIC = (
     b"anthropic-ratelimit-%b-limit: %d\r\nanthropic-ratelimit-%b-remaining: %d\r\nanthropic-ratelimit-%b-reset: %b\r\n"
 )
@@ -20,12 +24,17 @@ def openai_lines(standing: Standing, now: float) -> bytes:
     Source: the OpenAI API reference, "Rate limits in headers".
     """
     requests, tokens = standing
-    lines = _openai(b"requests", requests, now) if requests is not None else b""
-    return lines + _openai(b"tokens", tokens, now) if tokens is not None else lines
+    lines = _openai(_OPENAI_REQUESTS, requests, now) if requests is not None else b""
+    return lines + _openai(_OPENAI_TOKENS, tokens, now) if tokens is not None else lines
 
 
-def _openai(kind: bytes, quota: Quota, now: float) -> bytes:
-    return _OPENAI % (kind, quota.limit, kind, quota.remaining, kind, duration(quota.reset_at - now).encode())
+def _openai(lines: bytes, quota: Quota, now: float) -> bytes:
+    return lines % (quota.limit, quota.remaining, _told(ceil(quota.reset_at - now)))
+
+
+@lru_cache(maxsize=1024)
+def _told(seconds: int) -> bytes:
+    return duration(seconds).encode()
 
 
 def anthropic_lines(standing: Standing) -> bytes:

@@ -8,12 +8,13 @@ backwards; where it does, use is booked on the newest grain.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+
+import msgspec
 
 UNDER_WAY_RETRY_SECONDS = 2.0
 
 
-class Quota(NamedTuple):
+class Quota(msgspec.Struct, frozen=True, gc=False):
     """Where a limit stands: how much there is, how much is left, and when all of it is back."""
 
     limit: int
