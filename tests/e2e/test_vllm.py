@@ -29,7 +29,7 @@ source = "{source}"
 engine = "vllm"
 devices = {ranks}
 context = 1024
-options = {{ slots = {slots}, dtype = "float32" }}
+options = {{ slots = {slots}, dtype = "float32", step_seconds = 8 }}
 """
 CITY = {
     "type": "object",
@@ -153,6 +153,22 @@ def test_whoever_leaves_frees_the_only_slot(client: openai.OpenAI) -> None:
         stream.close()
 
     assert greedy(client.with_options(timeout=20), "tiny-2") == before
+
+
+def test_a_worker_that_hangs_ends_all_within_the_time_of_a_step(
+    fleet: tuple[Daemon, Daemon], client: openai.OpenAI
+) -> None:
+    neuron, _ = fleet
+    before, family, worker = greedy(client, "tiny-2"), family_of(neuron, "tiny-2"), workers_of(neuron, "tiny-2")[1]
+    stream = endless(client)
+    next(iter(stream))
+
+    worker.send_signal(signal.SIGSTOP)
+    with pytest.raises(openai.APIError):
+        list(stream)
+
+    until("nothing of it is left", lambda: not [each for each in family if alive(each.pid)], 15)
+    assert greedy(client, "tiny-2") == before
 
 
 def test_a_worker_that_dies_ends_all_and_the_replica_is_started_again(

