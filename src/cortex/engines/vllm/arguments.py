@@ -59,12 +59,9 @@ def engine_arguments(
 def environment(spec: EngineSpec, options: Options, split: Split, cores: Sequence[int]) -> dict[str, str]:
     """Return what the environment of vLLM's processes is to say; *cores* are those that this process may use."""
     told = {
-        "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # what is forked would hold the sockets and threads of this process
         "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(max(1, round(options.step_seconds))),
         "VLLM_ENGINE_READY_TIMEOUT_S": str(READY_SECONDS),
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
     }
     if not on_gpu(spec):
         told["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(_bound(cores, split.local_ranks))

@@ -7,6 +7,7 @@ alone. Run on CPU by this project's tests (`make test-vllm`), with one rank and 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import sys
 import time
@@ -60,6 +61,12 @@ class Vllm:
         self._watch: asyncio.Task[None] | None = None
         self._relatives: Relatives | None = None
 
+    def warm_up(self) -> None:
+        """Import vLLM, which takes longer than anything else of a small load."""
+        _prepare()
+        for part in ("answering", "embedding"):
+            importlib.import_module(f"cortex.engines.vllm.{part}")
+
     async def estimate(self, spec: EngineSpec) -> Estimate:
         """Return weights, cache and working memory of each rank, which are what vLLM is then limited to."""
         options = read_options(spec)
@@ -72,7 +79,7 @@ class Vllm:
         self._options, self._model = read_options(spec), spec.model
         on_progress("header", 0, 0)
         folder = await anyio.to_thread.run_sync(read_folder, Path(spec.path))
-        os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        _prepare()
         prompts = self._prompts = await anyio.to_thread.run_sync(_read_prompts, folder.path)
         if not spec.vocabulary_only:
             on_progress("weights", 0, 0)
@@ -82,9 +89,8 @@ class Vllm:
     async def _start(self, spec: EngineSpec, folder: Folder, prompts: Prompts) -> None:
         options, context, split = self._options, context_of(spec, folder), split_of(spec, self._options, folder)
         cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 2)
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        # vLLM reads what is said here when it needs it, and its other processes when they start.
         os.environ |= environment(spec, options, split, sorted(cores))
-        # Only now: vLLM reads its environment when it is imported.
         from cortex.engines.vllm.answering import Answering
         from cortex.engines.vllm.embedding import Embedding
         from cortex.engines.vllm.serving import Serving, check_parsers, start
@@ -208,6 +214,12 @@ def _build() -> tuple[str, tuple[str, ...]]:
     except PackageNotFoundError as error:
         raise ImportError("vllm is not installed") from error
     return f"vllm {installed}", tuple(kind for kind in device_kinds() if kind != "cpu")
+
+
+def _prepare() -> None:
+    """Say what vLLM and its libraries read from the environment while they are imported."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "VLLM_NO_USAGE_STATS": "1"}
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 
 def _read_prompts(path: Path) -> Prompts:
