@@ -21,8 +21,9 @@ from cortex.core.errors import (
     UpstreamFailed,
 )
 from cortex.core.model_spec import ModelSpec
+from cortex.fleet.carrier import CONFIRM_SECONDS, SETTLE_SECONDS
 from cortex.fleet.doors import Ticket
-from cortex.fleet.reconciler import CONFIRM_SECONDS, MAX_TRIES, SETTLE_SECONDS
+from cortex.fleet.reconciler import MAX_TRIES
 from cortex.fleet.tend import RENEW_IDLE_SECONDS
 from cortex.fleet.work import Job
 from fake_world import GIB, START, Held, Machine, OrderKind, World, model

@@ -19,9 +19,10 @@ from cortex.core.errors import (
     UpstreamFailed,
 )
 from cortex.core.model_spec import ModelSpec
+from cortex.fleet.carrier import CONFIRM_SECONDS, SETTLE_SECONDS
 from cortex.fleet.doors import Ticket
 from cortex.fleet.evict import rank_of
-from cortex.fleet.reconciler import CHORE_PAUSE_SECONDS, CONFIRM_SECONDS, SETTLE_SECONDS
+from cortex.fleet.upkeep import CHORE_PAUSE_SECONDS
 from fake_world import GIB, Machine, Order, OrderKind, World, model
 
 NODES, MODELS = "abc", "pqrs"

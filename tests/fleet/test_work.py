@@ -8,7 +8,7 @@ from cortex.fleet.devices import Room
 from cortex.fleet.fit import FLOOR_BYTES
 from cortex.fleet.plan import Plan
 from cortex.fleet.view import NodeView, ReplicaView
-from cortex.fleet.work import Job, Phase, Work, describe_plan, missing_bytes
+from cortex.fleet.work import Job, Phase, Work, describe_plan, doing, missing_bytes
 
 MIB = 1 << 20
 
@@ -109,3 +109,24 @@ def test_a_plan_is_told_in_plain_values() -> None:
         "blind": False,
         "reason": "so",
     }
+
+
+@pytest.mark.parametrize(
+    ("phase", "progress", "said"),
+    [
+        ("unloading", "", "making room"),
+        ("looking", "", "reading memory"),
+        ("loading", "", "starting"),
+        ("loading", "40 %", "40 %"),
+        ("confirming", "40 %", "loaded"),
+    ],
+)
+def test_a_load_is_told_with_how_far_it_is(phase: Phase, progress: str, said: str) -> None:
+    job = Job("m", "request", 0.0, 100, work=work("m", 100, phase))
+    replica = ReplicaView("m", "a", "loading", progress=progress)
+
+    assert doing(job, {("a", "m"): replica}.get) == f"loading m on a: {said}"
+
+
+def test_a_job_without_a_plan_is_told_with_what_holds_it() -> None:
+    assert doing(Job("m", "request", 0.0, 100, held="a is full"), lambda _: None) == "m waits: a is full"

@@ -112,11 +112,21 @@ def _expired(situation: Situation) -> Iterator[Chore]:
         if spec.ttl is None:
             continue
         ttl = seconds_of(spec.ttl)
-        ready = situation.ready(spec.id)
-        idle = [r for r in ready if _has_idled(r, ttl, situation) and not spec.is_pinned_on(r.node)]
-        idle.sort(key=situation.last_used)
-        for replica in idle[: max(0, len(ready) - spec.min_resident)]:
+        for replica in dispensable(spec.id, situation, ttl):
             yield Unload(replica.spot, f"idle for its ttl of {ttl:g} s", "ttl")
+
+
+def dispensable(model: str, situation: Situation, idle_seconds: float = 0.0) -> list[ReplicaView]:
+    """Return the replicas of *model* that may go though no other comes, the longest idle first.
+
+    They have had no work for so long, are not pinned, and are more than are to be resident.
+    """
+    spec, ready = situation.catalogue.get(model), situation.ready(model)
+    idle = [replica for replica in ready if _has_idled(replica, idle_seconds, situation)]
+    if spec is not None:
+        idle = [replica for replica in idle if not spec.is_pinned_on(replica.node)]
+    keep = spec.min_resident if spec is not None else 0
+    return sorted(idle, key=situation.last_used)[: max(0, len(ready) - keep)]
 
 
 def _worn(situation: Situation, cycles: Mapping[str, int], renewed: Set[Spot]) -> Iterator[Chore]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cortex.core.errors import CortexError
 from cortex.fleet.fit import FLOOR_BYTES
 from cortex.fleet.plan import Plan
-from cortex.fleet.view import NodeView, Spot
+from cortex.fleet.view import NodeView, ReplicaView, Spot
 
 Cause = Literal["request", "spread", "restore", "move", "recycle", "order"]
 Phase = Literal["unloading", "looking", "loading", "confirming"]
@@ -105,3 +105,14 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "blind": plan.blind,
         "reason": plan.reason,
     }
+
+
+def doing(job: Job, replica_at: Callable[[Spot], ReplicaView | None]) -> str:
+    """Return in a few words what is being done for *job*, or what holds it."""
+    work = job.work
+    if work is None:
+        return f"{job.model} waits: {job.held}"
+    replica = replica_at(work.spot)
+    progress = replica.progress if replica is not None and work.phase == "loading" else ""
+    steps = {"unloading": "making room", "looking": "reading memory", "confirming": "loaded"}
+    return f"loading {job.model} on {work.plan.node}: {progress or steps.get(work.phase, 'starting')}"
