@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from inspect import cleandoc
 from typing import Any
 
 from cortex.gateway.openapi import document, envelope_of
@@ -102,7 +103,7 @@ def _link(name: str) -> str:
 
 
 def _prose(text: str) -> str:
-    return text.replace("<", "&lt;")
+    return cleandoc(text).replace("<", "&lt;")
 
 
 def _cell(text: str) -> str:

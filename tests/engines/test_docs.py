@@ -21,7 +21,8 @@ def test_every_option_of_llamacpp_has_its_line() -> None:
 
 
 def test_the_entries_that_are_shown_are_read() -> None:
-    for shown in re.findall(r"```toml\n(.*?)```", TEXT.split("## `llamacpp`")[1].split("\n## ")[0], re.DOTALL):
+    section = TEXT.split("## `llamacpp`")[1].split("\n## ")[0]
+    for shown in re.findall(r"```toml [^\n]*\n(.*?)```", section, re.DOTALL):
         for entry in tomllib.loads(shown)["models"]:
             spec = check_spec(ModelSpec(**entry), "docs")
             options_of(EngineSpec(model="m", engine="llamacpp", path="", devices=GPUS, options=spec.options))
