@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docs.stack import Stack
 
 from docs.pages import Block, blocks
+from docs.stack import Stack
 
 pytestmark = pytest.mark.e2e
 RUN = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
