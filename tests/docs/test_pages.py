@@ -31,7 +31,7 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
     "neuron.toml": lambda path: load_neuron(path, {}),
 }
 # Files of other programs: they must be well-formed, what they mean is not ours to say.
-OTHERS = {"~/.codex/config.toml", "extra-openai-models.yaml", "opencode.json", "pyproject.toml"}
+OTHERS = {"~/.codex/config.toml", "pyproject.toml"}
 PARSERS: dict[str, Callable[[str], Any]] = {"toml": tomllib.loads, "json": json.loads, "yaml": yaml.safe_load}
 
 
@@ -46,7 +46,7 @@ def test_every_block_says_what_it_is_in() -> None:
 @pytest.mark.parametrize("block", of(*PARSERS))
 def test_a_file_is_read_by_what_reads_it(block: Block, tmp_path: Path) -> None:
     PARSERS[block.language](block.text)
-    if block.title in OTHERS:
+    if block.title in OTHERS or block.language != "toml":
         return
     assert block.title in LOADERS, f"{block}: a title says which file it is: {', '.join(sorted(LOADERS))}"
     path = tmp_path / block.title
