@@ -37,9 +37,11 @@ def running(directory: Path, models: str, *nodes: str, node_config: str = "") ->
         fleet.close()
 
 
-def ask(daemon: Daemon, name: str, text: str = "#tokens 3", **fields: Any) -> httpx2.Response:
+def ask(daemon: Daemon, name: str, text: str = "#tokens 3", goes_on: str = "never", **fields: Any) -> httpx2.Response:
+    """Ask for a whole answer, or for a stream that is to end in an error where it breaks off."""
     body = {"model": name, "messages": [{"role": "user", "content": text}], **fields}
-    return httpx2.post(daemon.url + CHAT, json=body, timeout=60, trust_env=False)
+    headers = {"x-cortex-continue": goes_on}
+    return httpx2.post(daemon.url + CHAT, json=body, headers=headers, timeout=60, trust_env=False)
 
 
 def load(node: Daemon, name: str, **options: Any) -> httpx2.Response:
@@ -67,6 +69,21 @@ def test_a_stream_that_killed_two_engines_in_mid_answer_is_not_begun_again(tmp_p
 
         assert statuses == [200, 200, 500]
         assert deaths(*(fleet.daemons[name] for name in "ab")) == 2
+
+
+def test_a_stream_that_kills_the_engine_that_goes_on_with_it_too_is_given_up(tmp_path: Path) -> None:
+    fault = {"fault": "abort", "fault_after_tokens": 2, "fault_on": "POISON"}
+    with running(tmp_path, model("sim", **fault), "a", "b", "c") as (fleet, gateway):
+        nodes = [fleet.daemons[name] for name in "abc"]
+        for node in nodes:
+            load(node, "sim", **fault).raise_for_status()
+        until("all three are seen", lambda: len(gateway.get("/v1/models/sim")["locations"]) == 3)
+        answer = ask(gateway, "sim", "POISON", goes_on="yes", stream=True)
+
+        error = json.loads(answer.text.rstrip().rpartition("data: ")[2])["error"]
+        assert error["code"] == "request_kills_engines", error
+        assert b"[DONE]" not in answer.content
+        assert deaths(*nodes) == 2
 
 
 @pytest.mark.parametrize("stage", ["prefill", "decode"])

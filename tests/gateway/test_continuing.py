@@ -136,6 +136,8 @@ async def test_an_engine_that_dies_on_a_node_that_lives_is_gone_on_with_too(flee
     await goes_on(b)
 
     assert text_of(CHAT, await read(await fleet.gateway())) == WHOLE
+    (event,) = fleet.events("attempt_failed")
+    assert (event["code"], event["error"]) == ("engine_failed", "it died")
 
 
 async def test_nobody_left_to_go_on_is_the_error_that_broke_it_off(fleet: FakeFleet) -> None:

@@ -133,7 +133,7 @@ class _Streaming(_Unary):
             if self._wire.behind and self._wire.when_writable(self._connection.resume):
                 self._connection.pause()
         if self._continuing is not None and self._continuing.error is not None:
-            raise self._continuing.error
+            self._connection.give_up(self._continuing.error)
 
 
 class Relay:

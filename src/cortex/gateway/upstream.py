@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import httptools
 
-from cortex.core.errors import UpstreamFailed, UpstreamTimeout
+from cortex.core.errors import CortexError, UpstreamFailed, UpstreamTimeout
 
 Address = tuple[str, int]
 MAX_IDLE_PER_NODE = 256
@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
         try:
             await self._done
-        except (asyncio.CancelledError, UpstreamFailed, UpstreamTimeout):
+        except (asyncio.CancelledError, CortexError):
             self.abort()
             raise
         finally:
@@ -102,6 +102,10 @@ class Connection(asyncio.Protocol):
         if self.open:
             self.open = False
             self._transport.abort()
+
+    def give_up(self, error: CortexError) -> None:
+        """Have the exchange in progress raise *error*."""
+        self._fail(error)
 
     def pause(self) -> None:
         """Stop reading: the reader at the other end is behind."""
@@ -168,7 +172,7 @@ class Connection(asyncio.Protocol):
         else:
             self._stall = self._loop.call_later(self._stall_seconds - silent, self._check_stall)
 
-    def _fail(self, error: UpstreamFailed | UpstreamTimeout) -> None:
+    def _fail(self, error: CortexError) -> None:
         """Fail the request in progress; what goes wrong after its answer was whole costs the connection alone."""
         if self._done is not None and not self._done.done():
             self._done.set_exception(error)
