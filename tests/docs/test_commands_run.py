@@ -12,11 +12,22 @@ import pytest
 
 from docs.pages import Block, blocks
 from docs.stack import Stack
+from js_packages import needs_node, node_modules
 
 pytestmark = pytest.mark.e2e
-RUN = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+RUN = {
+    "sh": ["bash", "-euo", "pipefail", "-c"],
+    "python": [sys.executable, "-c"],
+    "javascript": ["node", "--input-type=module", "--eval"],
+}
 NOT_PUT = {None, "cortex.toml", "models.toml", "~/.codex/config.toml"}
 SECONDS = 60.0
+
+
+def marks(block: Block) -> list[pytest.MarkDecorator]:
+    if block.not_run:
+        return [pytest.mark.skip(reason=block.not_run)]
+    return [needs_node] if block.language == "javascript" else []
 
 
 def shown() -> list[Any]:
@@ -25,7 +36,7 @@ def shown() -> list[Any]:
         pytest.param(
             block,
             id=f"{block.page}:{block.line}",
-            marks=[pytest.mark.skip(reason=block.not_run)] if block.not_run else [],
+            marks=marks(block),
         )
         for block in blocks()
         if block.language in RUN and block.title is None
@@ -54,6 +65,8 @@ def put(block: Block, at: Path, stack: Stack) -> None:
 def test_a_block_runs(block: Block, stack: Stack, directory: Callable[[str], Path]) -> None:
     at = directory(block.page)
     put(block, at, stack)
+    if block.language == "javascript" and not (at / "node_modules").exists():
+        (at / "node_modules").symlink_to(node_modules())
     done = subprocess.run(
         [*RUN[block.language], stack.told(block.text)],
         cwd=at,
