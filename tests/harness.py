@@ -61,6 +61,7 @@ class Daemon:
     process: subprocess.Popen[bytes]
     port: int
     log_path: Path
+    has_joined: bool = False
 
     @property
     def url(self) -> str:
@@ -70,7 +71,10 @@ class Daemon:
         return httpx2.get(self.url + path, timeout=10, trust_env=False).raise_for_status().json()
 
     def answers(self) -> bool:
-        """Return whether it is there; a neuron with a token says no more than that to us."""
+        """Return whether it is there; a neuron with a token, or that has joined, says no more than that to us."""
+        if self.has_joined:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", self.port)) == 0
         try:
             return httpx2.get(self.url + "/health", timeout=2, trust_env=False).status_code in (200, 401)
         except httpx2.HTTPError:
@@ -95,11 +99,11 @@ class Fleet:
     directory: Path
     daemons: dict[str, Daemon] = field(default_factory=dict)
 
-    def neuron(self, name: str, *, port: int | None = None, config: str = "") -> Daemon:
+    def neuron(self, name: str, *, port: int | None = None, config: str = "", has_joined: bool = False) -> Daemon:
         port = port or free_port()
         path = self.directory / f"{name}.toml"
-        path.write_text(f'port = {port}\nlog = "info,cortex=debug"\n{config}\n')
-        return self._start(name, port, "neuron", "serve", "--config", str(path))
+        path.write_text(f'port = {port}\nlog = "info,cortex=debug"\nstate = "{name}-state"\n{config}\n')
+        return self._start(name, port, "neuron", "serve", "--config", str(path), has_joined=has_joined)
 
     def gateway(self, models: str, neurons: dict[str, int], *, config: str = "", name: str = "gateway") -> Daemon:
         port = self.daemons[name].port if name in self.daemons else free_port()
@@ -112,7 +116,7 @@ class Fleet:
         )
         return self._start(name, port, "cortex", "serve", "--config", str(path))
 
-    def _start(self, name: str, port: int, *command: str) -> Daemon:
+    def _start(self, name: str, port: int, *command: str, has_joined: bool = False) -> Daemon:
         log_path = self.directory / f"{name}.log"
         with log_path.open("ab") as log:
             process = subprocess.Popen(
@@ -122,7 +126,7 @@ class Fleet:
                 stderr=log,
                 start_new_session=True,
             )
-        daemon = self.daemons[name] = Daemon(name, process, port, log_path)
+        daemon = self.daemons[name] = Daemon(name, process, port, log_path, has_joined)
 
         def ready() -> bool:
             assert process.poll() is None, f"{name} ended: {log_path.read_text()[-2000:]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -12,6 +13,17 @@ from cortex.cli.options import base_url, endpoint_option, json_option
 from cortex.core.quantities import seconds_of
 
 INTERRUPTED = 130
+
+
+def _duration(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    """Return a duration in seconds."""
+    try:
+        seconds = None if value is None else seconds_of(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if seconds is not None and seconds <= 0:
+        raise click.BadParameter(f"{value!r}: expected more than 0")
+    return seconds
 
 
 @click.command()
@@ -48,11 +60,12 @@ def explain(context: click.Context, model: str, last: bool, as_json: bool, endpo
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def node() -> None:
-    """Add, remove, drain and list the nodes of a running gateway.
+    """Invite, add, remove, drain and list the nodes of a running gateway.
 
     \b
     Examples:
       cortex node list
+      cortex node invite
       cortex node add attic http://10.0.0.2:13131
       cortex node drain attic --wait
     """
@@ -101,12 +114,53 @@ def add(name: str, url: str, endpoint: str) -> None:
 
 
 @node.command()
+@click.argument("name", required=False)
+@click.option(
+    "--for",
+    "seconds",
+    callback=_duration,
+    default="15m",
+    show_default=True,
+    metavar="DURATION",
+    help="How long the token holds, up to 7d.",
+)
+@json_option
+@endpoint_option
+def invite(name: str | None, seconds: float, as_json: bool, endpoint: str) -> None:
+    """Print a token with which one node may join the fleet: the one called NAME, if that is given.
+
+    The node is then reached by TLS, each side known by its certificate. The token is shown this once: the gateway keeps
+    nothing that could be used in its place. Needs cortex-fleet[join] on both sides.
+
+    \b
+    Examples:
+      cortex node invite
+      cortex node invite attic --for 1h
+      cortex node invite --json | jq -r .token
+    """
+    from cortex.cli.fleet_client import ask
+    from cortex.cli.options import DEFAULT_ENDPOINT
+
+    body = {"seconds": seconds} if name is None else {"seconds": seconds, "name": name}
+    invited = ask(endpoint, "/fleet/invites", "POST", body)
+    if as_json:
+        click.echo(json.dumps(invited, indent=2))
+        return
+    gateway = "GATEWAY:31313" if endpoint == DEFAULT_ENDPOINT else endpoint
+    expires = datetime.fromtimestamp(invited.get("expires_at", 0.0))
+    click.echo(f"On the machine that is to join, once, before {expires:%H:%M:%S on %Y-%m-%d}:\n")
+    click.echo(f"  neuron join {gateway} --token {invited.get('token')}\n")
+    click.echo(f"The fingerprint of this gateway is {invited.get('fingerprint')}.")
+
+
+@node.command()
 @click.argument("name")
 @endpoint_option
 def remove(name: str, endpoint: str) -> None:
-    """Have the gateway forget the node NAME, which was added; those of cortex.toml are taken out there.
+    """Have the gateway forget the node NAME, which was added or joined; those of cortex.toml are taken out there.
 
-    What is under way on it is cut off: drain it first.
+    The certificate of one that joined is revoked: to come back, it must be invited again. What is under way on it is
+    cut off: drain it first.
 
     \b
     Examples:
@@ -161,17 +215,6 @@ def undrain(name: str, endpoint: str) -> None:
 
     ask(endpoint, f"{_path(name)}/undrain", "POST", {})
     click.echo(f"{name} is back in service.")
-
-
-def _duration(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
-    """Return a duration in seconds."""
-    try:
-        seconds = None if value is None else seconds_of(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-    if seconds is not None and seconds <= 0:
-        raise click.BadParameter(f"{value!r}: expected more than 0")
-    return seconds
 
 
 @click.command()

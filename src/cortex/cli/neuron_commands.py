@@ -9,6 +9,7 @@ import click
 from cortex import __version__
 from cortex.cli.daemon import stop_when_stdin_closes, until_stdin_closes_option
 from cortex.cli.failures import configuration
+from cortex.cli.join_commands import join, leave
 from cortex.cli.neuron_file import load_config_of_node
 from cortex.cli.trial_commands import tp_smoke, validate
 
@@ -22,6 +23,7 @@ def neuron() -> None:
     Examples:
       neuron serve                      every setting has a default
       neuron serve -c neuron.toml
+      neuron join gpu-box:31313 --token 1f0c…
       neuron validate ./qwen3-8b-Q4_K_M.gguf
       neuron tp-smoke --devices 0,1
       curl http://127.0.0.1:13131/discovery
@@ -56,5 +58,7 @@ def serve(config: Path | None, port: int | None, until_stdin_closes: bool) -> No
         app.serve(load_config_of_node(config, port))
 
 
+neuron.add_command(join)
+neuron.add_command(leave)
 neuron.add_command(validate)
 neuron.add_command(tp_smoke)

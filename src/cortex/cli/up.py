@@ -28,6 +28,7 @@ from cortex.cli.up_files import DEMO_CATALOGUE, DRAIN_SECONDS, cortex_toml, neur
 from cortex.core.model_spec import ModelSpec
 from cortex.gateway.catalogue import Catalogue, load_catalogue
 from cortex.gateway.config import load_config as load_gateway_config
+from cortex.neuron.config import LOOPBACK
 from cortex.neuron.config import load_config as load_neuron_config
 from cortex.serving.run import bind, parse_address
 
@@ -101,7 +102,7 @@ def prepare(wanted: Wanted, directory: Path, env: Mapping[str, str]) -> Plan:
     with configuration():
         _write(neuron_path, neuron_toml(wanted.neuron_port or DEFAULT_NEURON_PORT))
         neuron = load_neuron_config(neuron_path, child_env)
-        neuron_endpoint = f"http://{_reachable(neuron.host, neuron.port)}"
+        neuron_endpoint = f"http://{_reachable(neuron.host or LOOPBACK, neuron.port)}"
         if wanted.catalogue is None:
             _write(catalogue_path, DEMO_CATALOGUE)
         catalogue = load_catalogue(catalogue_path)
@@ -111,7 +112,7 @@ def prepare(wanted: Wanted, directory: Path, env: Mapping[str, str]) -> Plan:
         _check_engines(catalogue)
         _check_free(gateway.listen, "--listen")
         _check_free(gateway.metrics_listen, "--listen")
-        _check_free(f"{neuron.host}:{neuron.port}", "--neuron-port")
+        _check_free(f"{neuron.host or LOOPBACK}:{neuron.port}", "--neuron-port")
         if parse_address(gateway.metrics_listen, "--listen")[1] == neuron.port:
             raise Misconfigured(f"port {neuron.port} is the gateway's for its metrics: choose another --neuron-port")
     return Plan(gateway_path, neuron_path, endpoint, neuron_endpoint, catalogue, child_env)

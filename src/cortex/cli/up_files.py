@@ -39,6 +39,7 @@ def neuron_toml(port: int) -> str:
 {_HEAD}name = {toml_string(NODE)}
 host = "127.0.0.1"
 port = {port}
+state = "neuron-state"
 log_format = "text"
 
 [limits]

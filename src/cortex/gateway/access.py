@@ -29,10 +29,11 @@ from cortex.serving.head import Head
 from cortex.serving.hosts import HostCheck, own_names
 from cortex.serving.origin import ANY_HOST
 from cortex.wire.envelopes import is_anthropic
+from cortex.wire.joining import JOIN
 
 log = get_logger(__name__)
 
-OPEN_PATHS = frozenset({"/", "/health", "/openapi.json", "/ui"})
+OPEN_PATHS = frozenset({"/", "/health", "/openapi.json", "/ui", JOIN})
 DASHBOARD = "/ui/"
 CLIENTS = ("/v1/", "/api/")
 CALLER = "cortex.caller"

@@ -34,6 +34,8 @@ from cortex.gateway.feed import Feed
 from cortex.gateway.fleet_routes import FleetRoutes
 from cortex.gateway.images import ImageFetcher
 from cortex.gateway.inference import Inference
+from cortex.gateway.joining.joining import Joining
+from cortex.gateway.joining.routes import JoinRoutes
 from cortex.gateway.key_routes import KeyRoutes
 from cortex.gateway.keys.caller import Caller
 from cortex.gateway.keys.file import Keys
@@ -63,6 +65,7 @@ from cortex.serving.hosts import HostCheck, own_names
 from cortex.serving.protocol import Drain, Site
 from cortex.serving.run import Listener, bind, parse_address, run
 from cortex.serving.supervisor import Supervisor, supervisor_in
+from cortex.wire.joining import Joined, JoinRequest
 
 log = get_logger(__name__)
 
@@ -94,9 +97,11 @@ class CortexGateway:
         self.metrics = Metrics(self.journal)
         self.keeper = self._make_keeper(state)
         self.nodes = Nodes(config.neurons, state)
+        self.joining = Joining(state, self.nodes)
         limits, origin = config.limits, path or state / "cortex.toml"
         token = node_token(origin, config)
-        self._pool, self.control = Pool(limits.connect_seconds), Control(Pool(limits.connect_seconds), token)
+        self._pool = Pool(limits.connect_seconds, self.joining.secured)
+        self.control = Control(Pool(limits.connect_seconds, self.joining.secured), token)
         self.poller = Poller(
             (), limits, self.control, on_lost=self._pool.drop, on_change=self._node_changed, clock=self.clock
         )
@@ -210,6 +215,7 @@ class CortexGateway:
 
     def _follow_nodes(self) -> None:
         """Have the poller see the nodes that there are to be, and no others."""
+        self.joining.follow(self.nodes.joined)
         self.poller.follow(self.nodes.addresses, self.nodes.drained)
         self._warn_of_unknown_nodes()
 
@@ -229,10 +235,22 @@ class CortexGateway:
         self._follow_nodes()
         return node
 
+    def join_node(self, asked: JoinRequest, peer: str) -> Joined:
+        """Let the node that *asked*, from the address *peer*, join. Raises what `Joining.admit` does."""
+        joined = self.joining.admit(asked, peer)
+        self._follow_nodes()
+        return joined
+
     def remove_node(self, name: str) -> None:
-        """Forget a node that was added. Raises RouteNotFound, BadRequest."""
+        """Forget a node that was added or joined. Raises RouteNotFound, BadRequest.
+
+        One that joined is connected to no more at once: its certificate is nobody's.
+        """
+        revoked = [node.address for node in self.nodes.joined if node.name == name]
         self.nodes.remove(name)
         self._follow_nodes()
+        for address in revoked:
+            self._pool.drop(address)
 
     def drain_node(self, name: str, *, drained: bool) -> None:
         """Take a node out of service, or put it back. Raises RouteNotFound."""
@@ -274,6 +292,7 @@ class CortexGateway:
             Route("/v1/models/{model:path}", self.model),
             *FleetRoutes(self).table(),
             *OrderRoutes(self).table(),
+            *JoinRoutes(self).table(),
             *TraceRoutes(self).table(),
             *KeyRoutes(self).table(),
             *DialectRoutes(self).table(),

@@ -10,6 +10,7 @@ from cortex.gateway.order_routes import LoadOrder, PinOrder, UnloadOrder
 from cortex.gateway.web.routes import SignIn
 from cortex.wire import openai
 from cortex.wire.anthropic import schema as anthropic
+from cortex.wire.joining import INVITES, JOIN, InviteOrder, JoinRequest
 from cortex.wire.ollama import models
 from cortex.wire.ollama import schema as ollama
 from cortex.wire.rerank import RERANK, RerankBody
@@ -228,10 +229,28 @@ OPERATING = (
     ),
     Operation("post", "/fleet/nodes", "Fleet", "Add a node, which is kept over restarts.", NewNode, status=201),
     Operation(
+        "post",
+        INVITES,
+        "Fleet",
+        "Invite a node: make a token with which one may join.",
+        InviteOrder,
+        status=201,
+    ),
+    Operation(
+        "post",
+        JOIN,
+        "Fleet",
+        "Join the fleet: signed with a token, a node exchanges its key for a certificate.",
+        JoinRequest,
+        status=201,
+        errors=(429, *_KEYED),
+        is_open=True,
+    ),
+    Operation(
         "delete",
         "/fleet/nodes/{name}",
         "Fleet",
-        "Forget a node that was added.",
+        "Forget a node that was added or joined; the certificate of one that joined is revoked.",
         parameters=(_NODE,),
         errors=(404, *_KEYED),
     ),

@@ -9,8 +9,8 @@ import msgspec
 from cortex.core.errors import BadRequest
 from cortex.core.logging import get_logger
 from cortex.core.model_spec import ModelSpec
+from cortex.core.state_file import keep, kept
 from cortex.gateway.catalogue import Catalogue
-from cortex.gateway.state_file import keep, kept
 
 log = get_logger(__name__)
 

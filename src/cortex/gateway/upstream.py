@@ -10,8 +10,10 @@ import asyncio
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from ssl import SSLCertVerificationError, SSLContext, SSLError
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import httptools
 
@@ -21,6 +23,16 @@ Address = tuple[str, int]
 MAX_IDLE_PER_NODE = 256
 MAX_HEAD_BYTES = 64 << 10
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
+
+
+class Secured(NamedTuple):
+    """How a node is connected to that has joined: by TLS, and only if its certificate is for *name*."""
+
+    context: SSLContext | None
+    name: str | None
+
+
+_PLAIN = Secured(None, None)
 
 
 class Sink(Protocol):
@@ -182,6 +194,10 @@ class Connection(asyncio.Protocol):
 
 def _cause(error: OSError) -> str:
     """Return what kept a connection from being made. Clients hear it, so it has no address: asyncio's own words do."""
+    if isinstance(error, SSLCertVerificationError):
+        return "it shows another certificate than the one it joined with"
+    if isinstance(error, SSLError):
+        return "it does not speak TLS, as it should since it joined"
     causes = {os.strerror(int(number)) for number in _ERRNO.findall(str(error))}
     return ", ".join(sorted(causes)) or "its name cannot be resolved"
 
@@ -191,10 +207,13 @@ def _nobody(_: bytes) -> None:
 
 
 class Pool:
-    """Idle connections by node, and those in use, so that a node's can all be closed at once."""
+    """Idle connections by node, and those in use, so that a node's can all be closed at once.
 
-    def __init__(self, connect_seconds: float) -> None:
-        self._connect_seconds = connect_seconds
+    Connections to the addresses in *secured* are by TLS.
+    """
+
+    def __init__(self, connect_seconds: float, secured: Mapping[Address, Secured] = MappingProxyType({})) -> None:
+        self._connect_seconds, self._secured = connect_seconds, secured
         self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
         self._busy: defaultdict[Address, set[Connection]] = defaultdict(set)
 
@@ -215,9 +234,12 @@ class Pool:
     async def fresh(self, address: Address) -> Connection:
         """Return a new connection to *address*. Raises UpstreamFailed."""
         loop = asyncio.get_running_loop()
+        tls, name = self._secured.get(address, _PLAIN)
         try:
             async with asyncio.timeout(self._connect_seconds):
-                _, connection = await loop.create_connection(lambda: Connection(loop), *address)
+                _, connection = await loop.create_connection(
+                    lambda: Connection(loop), *address, ssl=tls, server_hostname=name
+                )
         except TimeoutError:
             raise UpstreamFailed("the node does not take connections") from None
         except OSError as error:

@@ -21,6 +21,7 @@ from cortex.neuron.devices import all_probes
 from cortex.neuron.discovery import discover
 from cortex.neuron.door import Door, open_to_others
 from cortex.neuron.generation import Generation
+from cortex.neuron.identity import Identity, kept_identity, listen_host
 from cortex.neuron.installed import installed_engines, missing_backends, probe_engines
 from cortex.neuron.metrics import Metrics
 from cortex.neuron.models import Models
@@ -107,10 +108,13 @@ class Neuron:
 
 def listeners_for(config: NeuronConfig) -> Sequence[Listener]:
     """Bind the neuron's address and return what is served on it. Raises ConfigError."""
-    token = node_token(config)
-    bound: socket.socket = bind(config.host, config.port, "port")
-    if open_to_others(config.host, token):
-        log.warning("neuron_is_open", host=config.host, reason="anybody who reaches it may use it; set a token_file")
+    token, identity = node_token(config), kept_identity(config.state_directory)
+    host = listen_host(config.host, identity)
+    bound: socket.socket = bind(host, config.port, "port")
+    if identity is not None:
+        _tell_identity(identity, config)
+    elif open_to_others(host, token):
+        log.warning("neuron_is_open", host=host, reason="anybody who reaches it may use it; join, or set a token_file")
     neuron = Neuron(config)
     routes = NodeRoutes(neuron)
     application = Starlette(routes=routes.table(), lifespan=neuron.lifespan, exception_handlers=routes.errors())
@@ -119,10 +123,16 @@ def listeners_for(config: NeuronConfig) -> Sequence[Listener]:
     async def generate(exchange: object) -> None:
         await Generation(neuron.models, neuron.metrics, config.limits)(exchange)  # type: ignore[arg-type]
 
-    door = Door(config.host, token, config.allowed_hosts)
-    door = Door(config.host, token, config.allowed_hosts)
+    door = Door(host, token, config.allowed_hosts, has_joined=identity is not None)
     site = Site(dict.fromkeys(KINDS, shielding(generate)), application, neuron.drain, door)
-    return [Listener(bound, site)]
+    return [Listener(bound, site, identity.context() if identity is not None else None)]
+
+
+def _tell_identity(identity: Identity, config: NeuronConfig) -> None:
+    log.info("neuron_has_joined", gateway=identity.gateway, node=identity.name, serves="its gateway alone, by TLS")
+    if identity.port != config.port:
+        reason = "the gateway was told another port; serve on that one, or join again"
+        log.warning("joined_by_another_port", port=config.port, told=identity.port, reason=reason)
 
 
 def serve(config: NeuronConfig) -> None:

@@ -16,6 +16,7 @@ from cortex.core.model_spec import ModelSpec, check_spec
 from cortex.core.secrets import read_secret
 from cortex.wire.node_auth import check_token
 
+LOOPBACK = "127.0.0.1"
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
@@ -60,14 +61,16 @@ class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     `default_models` are loaded at the start. `cpu_devices` is how many devices the CPU counts as, each with an equal
     part of the RAM: what is split over several devices is split over them.
-    `token_file` is relative to the file. `allowed_hosts` are the names that this machine may be called by; without it
-    any name with a token, and its own without. `spares` is how many processes of each engine wait for a model; by
-    default one of the default engine, if that is installed.
+    `host` is 127.0.0.1 unless the node has joined a fleet over the network; `state` is the directory for what it was
+    told when it joined. `token_file` and `state` are relative to the file. `allowed_hosts` are the names that this
+    machine may be called by; without it any name with a token, and its own without. `spares` is how many processes of
+    each engine wait for a model; by default one of the default engine, if that is installed.
     """
 
     name: str | None = None
-    host: str = "127.0.0.1"
+    host: str | None = None
     port: Port = 13131
+    state: str | None = None
     token_file: str | None = None
     allowed_hosts: tuple[str, ...] | None = None
     log: str = "info"
@@ -84,6 +87,13 @@ class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def cache(self) -> Path:
         """The directory that model files are kept in."""
         return Path(self.models.cache).expanduser() if self.models.cache else default_cache(os.environ)
+
+    @property
+    def state_directory(self) -> Path:
+        """The directory for what the node was told: without the key, `cortex/neuron` where the user's state is."""
+        if self.state is not None:
+            return Path(self.state).expanduser()
+        return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "cortex" / "neuron"
 
 
 def default_cache(env: Mapping[str, str]) -> Path:
@@ -102,9 +112,9 @@ def load_config(path: Path, env: Mapping[str, str]) -> NeuronConfig:
         if spec.id in seen:
             raise ConfigError(f"{path}: default_models[{index}]: {spec.id!r} is listed twice")
         seen.add(spec.id)
-    if config.token_file is not None:
-        config = msgspec.structs.replace(config, token_file=str(path.parent / Path(config.token_file).expanduser()))
-    return config
+    relative = {key: getattr(config, key) for key in ("token_file", "state")}
+    placed = {key: str(path.parent / Path(file).expanduser()) for key, file in relative.items() if file is not None}
+    return msgspec.structs.replace(config, **placed)
 
 
 def node_token(config: NeuronConfig) -> str | None:

@@ -14,14 +14,16 @@ from cortex.wire.node_auth import is_authorized
 class Door:
     """A `Site`'s check, for every path: the state of a node is nobody's business either.
 
-    *listen* is the host that is listened on. Without *allowed_hosts* the token does what names are for: a browser's
-    visitor has none.
+    *listen* is the host that is listened on. Without *allowed_hosts* the token does what names are for, and so does the
+    gateway's certificate where the node *has_joined*: a browser's visitor has neither.
     """
 
-    def __init__(self, listen: str, token: str | None, allowed_hosts: Sequence[str] | None) -> None:
+    def __init__(
+        self, listen: str, token: str | None, allowed_hosts: Sequence[str] | None, *, has_joined: bool = False
+    ) -> None:
         self._token = token
         if allowed_hosts is None:
-            allowed_hosts = (ANY_HOST,) if token is not None else own_names()
+            allowed_hosts = (ANY_HOST,) if token is not None or has_joined else own_names()
         self._check_host = HostCheck(listen, allowed_hosts)
 
     def __call__(self, exchange: Exchange) -> None:

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,10 +33,11 @@ COLLECTED_AFTER_OBJECTS = 10_000
 
 @dataclass(frozen=True)
 class Listener:
-    """A bound socket and what is served on it."""
+    """A bound socket and what is served on it; by TLS if there is a context for it."""
 
     socket: socket.socket
     site: Site
+    tls: ssl.SSLContext | None = None
 
     @property
     def address(self) -> str:
@@ -161,16 +163,17 @@ async def _drain(
 
 def _server(listener: Listener, *, lifespan: bool) -> _Server:
     settings: dict[str, Any] = {"log_config": None, "access_log": False, "proxy_headers": False, "ws": "none"}
-    return _Server(
-        uvicorn.Config(
-            listener.site.application,
-            http=protocol_for(listener.site),
-            lifespan="on" if lifespan else "off",
-            timeout_graceful_shutdown=1,
-            interface="asgi3",
-            **settings,
-        )
+    config = uvicorn.Config(
+        listener.site.application,
+        http=protocol_for(listener.site),
+        lifespan="on" if lifespan else "off",
+        timeout_graceful_shutdown=1,
+        interface="asgi3",
+        **settings,
     )
+    config.load()
+    config.ssl = listener.tls
+    return _Server(config)
 
 
 def _raise_descriptor_limit() -> None:

@@ -15,6 +15,7 @@ from cortex.neuron.config import NeuronConfig, load_config, node_token
 from cortex.neuron.devices import all_probes
 from cortex.neuron.discovery import discover
 from cortex.neuron.door import open_to_others
+from cortex.neuron.identity import kept_identity, listen_host
 from cortex.neuron.installed import installed_engines
 from cortex.serving.run import bind
 
@@ -30,15 +31,20 @@ def check_machine(path: Path, env: Mapping[str, str]) -> Iterator[Finding]:
         yield wrong("neuron", str(error), "the neuron does not start until this is mended")
         return
     yield well("neuron", str(path))
-    if open_to_others(config.host, token):
-        yield warning(
-            "neuron", f"anybody who reaches {config.host} may use it", "set token_file here, node_token_file there"
-        )
+    try:
+        identity = kept_identity(config.state_directory)
+    except ConfigError as error:
+        yield wrong("neuron", str(error), "the neuron does not start until this is mended")
+        return
+    host = listen_host(config.host, identity)
+    if identity is None and open_to_others(host, token):
+        remedy = "join a gateway, or set token_file here, node_token_file there"
+        yield warning("neuron", f"anybody who reaches {host} may use it", remedy)
     yield from _engines_and_devices(config)
     yield check_directory("model files", config.cache, CACHE_BYTES, "models.cache")
     for spec in config.default_models:
         yield from _model(spec, path.parent)
-    yield _port(config)
+    yield _port(host, config.port)
 
 
 def _engines_and_devices(config: NeuronConfig) -> Iterator[Finding]:
@@ -72,9 +78,9 @@ def _model(spec: ModelSpec, beside: Path) -> Iterator[Finding]:
             yield wrong("model files", f"{spec.id}: {file} cannot be read", "correct its source, or put the file there")
 
 
-def _port(config: NeuronConfig) -> Finding:
+def _port(host: str, port: int) -> Finding:
     try:
-        bind(config.host, config.port, "port").close()
+        bind(host, port, "port").close()
     except ConfigError as error:
         return warning("port", str(error), "that is as it should be if the neuron runs")
-    return well("port", f"{config.host}:{config.port} is free, so no neuron runs there")
+    return well("port", f"{host}:{port} is free, so no neuron runs there")

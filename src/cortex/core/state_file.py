@@ -1,4 +1,4 @@
-"""Files in which the gateway keeps what operators told it: written whole or not at all, for its own user alone."""
+"""Files in which a program keeps what it was told: written whole or not at all, for its own user alone."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ def kept(file: Path, kind: type[State], what: str) -> State | None:
 
 def keep(file: Path, state: msgspec.Struct) -> None:
     """Put *state* in the place of *file*. Raises ServiceError when that cannot be done."""
+    keep_bytes(file, msgspec.json.format(msgspec.json.encode(state)) + b"\n")
+
+
+def keep_bytes(file: Path, content: bytes) -> None:
+    """Put *content* in the place of *file*. Raises ServiceError when that cannot be done."""
     try:
-        _write(file, msgspec.json.format(msgspec.json.encode(state)) + b"\n")
+        _write(file, content)
     except OSError as error:
         reason = f"{file} cannot be written: {error.strerror or error}"
         raise ServiceError(reason, code="state_not_kept") from None

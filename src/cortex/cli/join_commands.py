@@ -1,0 +1,85 @@
+"""`neuron join` and `neuron leave`: become a node of a gateway's fleet, by an invitation, and be none any more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cortex.cli.failures import Failure, Misconfigured, configuration
+from cortex.cli.neuron_file import load_config_of_node
+from cortex.cli.options import base_url
+
+_config_option = click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Configuration file. Default: neuron.toml here, then in /etc/cortex, then built-in defaults.",
+)
+
+
+@click.command()
+@click.argument("gateway", callback=base_url)
+@click.option(
+    "--token",
+    required=True,
+    envvar="CORTEX_JOIN_TOKEN",
+    show_envvar=True,
+    help="What `cortex node invite` printed; it is good for one node, for a while.",
+)
+@click.option("--name", help="What the node is to be called.  [default: `name` in the file, else the host's name]")
+@click.option(
+    "--address",
+    metavar="HOST",
+    help="Where the gateway is to reach this node.  [default: this machine's address on the way to the gateway]",
+)
+@click.option(
+    "-p", "--port", type=click.IntRange(1, 65535), help="Port that the node serves on, whatever the file says."
+)
+@_config_option
+def join(
+    gateway: str, token: str, name: str | None, address: str | None, port: int | None, config: Path | None
+) -> None:
+    """Join the fleet of the GATEWAY, an address such as gpu-box:31313.
+
+    The node makes a key, and the gateway signs a certificate for it. From then on `neuron serve` speaks with that
+    gateway alone, by TLS, each side known by its certificate; the token is never sent, and the answer is believed only
+    from the gateway that made it. Needs cortex-fleet[join] on both sides.
+
+    \b
+    Examples:
+      neuron join gpu-box:31313 --token 1f0c…
+      neuron join gpu-box:31313 --token 1f0c… --name attic --address attic.lan
+    """
+    from cortex.cli.joining import Asked, join_fleet
+
+    with configuration():
+        loaded = load_config_of_node(config, port)
+        joined = join_fleet(Asked(gateway, token, name, address), loaded)
+    click.echo(f"This node is {joined.name!r} in the fleet of {gateway}, which reaches it at {joined.place}.")
+    click.echo("Start it, or start it again, with `neuron serve`: it is in the fleet as soon as it serves.")
+
+
+@click.command()
+@_config_option
+def leave(config: Path | None) -> None:
+    """Forget the gateway that was joined, with the key and the certificate.
+
+    The gateway is not told: `cortex node remove` there takes the node out of its fleet. `neuron serve`, once it is
+    started again, serves as it did before it joined.
+
+    \b
+    Examples:
+      neuron leave
+    """
+    from cortex.neuron.identity import forget_identity
+
+    with configuration():
+        loaded = load_config_of_node(config)
+        try:
+            former = forget_identity(loaded.state_directory)
+        except OSError as error:
+            raise Misconfigured(str(error)) from None
+    if former is None:
+        raise Failure(f"this node has not joined any gateway: nothing is in {loaded.state_directory}")
+    click.echo(f"{former.gateway} is forgotten. There, run `cortex node remove {former.name}`.")
