@@ -15,6 +15,7 @@ from cortex.cli.gateway_client import ANSWER_SECONDS, unreachable
 from cortex.core.errors import ServiceError
 from cortex.core.extras import check_extra
 from cortex.neuron.identity import keep_identity
+from cortex.serving.origin import is_loopback
 from cortex.wire.errors import error_from
 from cortex.wire.joining import JOIN, Joined, JoinRequest, parse_token
 
@@ -50,6 +51,9 @@ def join_fleet(asked: Asked, config: NeuronConfig) -> Place:
         raise Misconfigured("port = 0 is another one at each start, where no gateway finds it: name one with --port")
     name = asked.name or config.name or socket.gethostname().partition(".")[0]
     host = (asked.address or own_address(asked.gateway)).strip("[]")
+    if asked.address is None and config.host is not None and is_loopback(config.host) and not is_loopback(host):
+        reason = f"host = {config.host!r}: no gateway on another machine reaches this node there"
+        raise Misconfigured(f"{reason}; take the line out, or say where it does with --address")
     tried = attempt(token, name, host, config.port)
     kept, identity = accepted(tried, _ask(asked.gateway, tried.request), asked.gateway)
     try:
