@@ -7,6 +7,7 @@ import pytest
 from cortex.core.errors import ConfigError
 from cortex.core.model_spec import ModelSpec
 from cortex.neuron.config import Harness, Limits, NeuronConfig, SimulatedDevice, default_cache, load_config
+from cortex.neuron.identity import listen_host
 
 WHOLE = """
 name = "attic"
@@ -57,7 +58,7 @@ def test_an_empty_file_listens_on_this_machine_only(tmp_path: Path) -> None:
     config = load(tmp_path, "")
 
     assert config == NeuronConfig()
-    assert (config.host, config.port) == ("127.0.0.1", 13131)
+    assert (listen_host(config.host, None), config.port) == ("127.0.0.1", 13131)
     assert config.limits == Limits(queue_depth=64, load_seconds=1800, drain_seconds=30, heartbeat_seconds=10)
 
 
