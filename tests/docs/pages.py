@@ -28,6 +28,13 @@ class Block:
     title: str | None = None
     not_run: str | None = None
 
+    @property
+    def commands(self) -> str:
+        """What is typed: of a console, the lines behind a prompt."""
+        if self.language != "console":
+            return self.text
+        return "\n".join(line[2:] for line in self.text.splitlines() if line.startswith("$ "))
+
     def __str__(self) -> str:
         return f"{self.page}:{self.line}" + (f" (not run: {self.not_run})" if self.not_run else "")
 

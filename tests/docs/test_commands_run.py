@@ -15,8 +15,10 @@ from docs.stack import Stack
 from js_packages import needs_node, node_modules
 
 pytestmark = pytest.mark.e2e
+BASH = ["bash", "-euo", "pipefail", "-c"]
 RUN = {
-    "sh": ["bash", "-euo", "pipefail", "-c"],
+    "sh": BASH,
+    "console": BASH,
     "python": [sys.executable, "-c"],
     "javascript": ["node", "--input-type=module", "--eval"],
 }
@@ -68,7 +70,7 @@ def test_a_block_runs(block: Block, stack: Stack, directory: Callable[[str], Pat
     if block.language == "javascript" and not (at / "node_modules").exists():
         (at / "node_modules").symlink_to(node_modules())
     done = subprocess.run(
-        [*RUN[block.language], stack.told(block.text)],
+        [*RUN[block.language], stack.told(block.commands)],
         cwd=at,
         env=stack.environment(at),
         stdin=subprocess.DEVNULL,

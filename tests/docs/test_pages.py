@@ -22,7 +22,7 @@ from cortex.sim.description import load_fleet
 from docs.commands import check, check_span, commands
 from docs.pages import Block, blocks, spans
 
-LANGUAGES = {"sh", "text", "toml", "json", "yaml", "python", "javascript"}
+LANGUAGES = {"sh", "console", "text", "toml", "json", "yaml", "python", "javascript"}
 LOADERS: dict[str, Callable[[Path], Any]] = {
     "cortex.toml": lambda path: load_gateway(path, {}),
     "fleet.toml": load_fleet,
@@ -61,9 +61,9 @@ def test_python_compiles(block: Block) -> None:
     compile(block.text, str(block), "exec")
 
 
-@pytest.mark.parametrize("block", of("sh"))
+@pytest.mark.parametrize("block", of("sh", "console"))
 def test_the_commands_of_a_block_exist(block: Block) -> None:
-    found = list(commands(block.text))
+    found = list(commands(block.commands))
 
     assert found, str(block)
     assert [wrong for words in found if (wrong := check(words))] == []
