@@ -99,6 +99,9 @@ def cases(nodes: int, seed: int) -> list[Case]:
         )
 
     by_class = {m: ModelSpec(id=m, priority=100 * (1 + at % 3)) for at, m in enumerate(catalogue)}
+    pinned = {model: ModelSpec(id=model, pinned=True) for model in catalogue}
+    little = FleetView.of(replace(node, replicas=(*node.replicas, small(node.name))) for node in full.nodes)
+    some_busy = {replica.spot: 1 for node in view.nodes for replica in node.replicas[1:]}
     busy = {replica.spot: 1 for node in view.nodes for replica in node.replicas}
     low = ModelSpec(id="new", priority=1)
 
@@ -126,7 +129,14 @@ def cases(nodes: int, seed: int) -> list[Case]:
         Case("nothing fits: too large", situation(400), ModelSpec(id="new", devices=1), nothing),
         Case("nothing fits: higher class", situation(12), low, nothing),
         Case("nothing fits: all busy", replace(situation(12), flights=busy), INCOMING, nothing),
+        Case("not enough: most is pinned", replace(situation(60, little), catalogue=pinned), INCOMING, nothing),
+        Case("not enough: most is busy", replace(situation(60), flights=some_busy), INCOMING, nothing),
+        Case("not enough: others' memory", situation(79), INCOMING, nothing),
     ]
+
+
+def small(node: str) -> ReplicaView:
+    return ReplicaView("small", node, "ready", bytes_by_device={0: GIB}, last_used=NOW - 60)
 
 
 def replace_priority(spec: ModelSpec, priority: int) -> ModelSpec:

@@ -65,12 +65,13 @@ def test_the_devices_of_a_node_are_summed_up_by_kind_the_largest_first() -> None
         Room(2, "cpu", "c", 1, total_bytes=9),
     )
     able = {"llamacpp": ("cuda", "cpu"), "other": ("cpu",), "no": ("rocm",)}
-    there = node("a", rooms=rooms, engines=tuple(able), engine_devices=able)
+    held = replica("m", bytes_by_device={0: 3, 2: 8})
+    there = node("a", rooms=rooms, engines=tuple(able), engine_devices=able, replicas=(held,))
 
     assert there.standing.offers == {
-        "llamacpp": (("cuda",), (7, 5), (8, 7)),
-        "other": (("cpu",), (1,), (9,)),
-        "no": ((), (), ()),
+        "llamacpp": (("cuda",), (7, 5), (8, 7), (8, 7), {0: 5, 1: 7}),
+        "other": (("cpu",), (1,), (9,), (9,), {2: 1}),
+        "no": ((), (), (), (), {}),
     }
 
 

@@ -19,6 +19,7 @@ from cortex.fleet.view import NodeView
 
 AVOIDED = "failed this model just now"
 # So many full nodes with something to give are compared before what is left is not worth the time.
+# When so many have too little to give, all others are sifted once more.
 EXAMINED = 16
 # How many nodes an error names, or the reason of a wait.
 NODES_TOLD = 8
@@ -68,13 +69,13 @@ def place(
     ask = Ask(spec, situation, may_evict, may_drain, victims_idle_for, unasked)
     screen = Screen.of(ask, avoid)
     sifted = screen.sift(situation.view.by_name.values())
-    plan = _best_plan(screen, sifted)
+    plan, sifted = _best_plan(screen, sifted)
     return Placement(plan) if plan is not None else _without_plan(screen, sifted)
 
 
-def _best_plan(screen: Screen, sifted: Sifted) -> Plan | None:
-    """Return the best plan, if any."""
-    view, plans, opened = screen.ask.situation.view, dict[str, Plan](), 0
+def _best_plan(screen: Screen, sifted: Sifted) -> tuple[Plan | None, Sifted]:
+    """Return the best plan, if any, and the nodes, sifted once more if those that promise most have none."""
+    view, plans, opened, missed = screen.ask.situation.view, dict[str, Plan](), 0, 0
     ordered: list[tuple[Any, ...]] = [*sifted.free]
     unopened = [*sifted.full]
     heapq.heapify(ordered)
@@ -85,15 +86,22 @@ def _best_plan(screen: Screen, sifted: Sifted) -> Plan | None:
             if closer is not None:
                 heapq.heappush(ordered, closer)
                 opened += 1
+                continue
+            missed += 1
+            if missed == EXAMINED:
+                sifted = screen.resift(sifted, view)
+                hopeful = set(_names(sifted.full))
+                unopened = [bound for bound in unopened if bound[NAME_AT] in hopeful]
+                heapq.heapify(unopened)
             continue
         name = heapq.heappop(ordered)[NAME_AT]
         if name in plans:
-            return plans[name]
+            return plans[name], sifted
         plan = _find(screen.ask, view.node(name), screen.avoid).plan
         if plan is not None:
             plans[name] = plan
             heapq.heappush(ordered, plan.sort_key)
-    return None
+    return None, sifted
 
 
 def _without_plan(screen: Screen, sifted: Sifted) -> Placement:

@@ -16,7 +16,7 @@ from cortex.fleet.evict import IDLE_SCALE_SECONDS, SPARE_FACTOR
 from cortex.fleet.fit import FLOOR_BYTES
 from cortex.fleet.plan import ORDER, Ask, why_no_plan
 from cortex.fleet.situation import Need
-from cortex.fleet.view import NodeView, Offer, Spot, Standing
+from cortex.fleet.view import FleetView, NodeView, Offer, Spot, Standing
 
 Key = tuple[int, bool, float, float, float, str]
 """What a plan's sort key begins with."""
@@ -121,6 +121,33 @@ class Screen:
                 full.append(self._bound(standing, lowest))
         return sifted
 
+    def resift(self, sifted: Sifted, view: FleetView) -> Sifted:
+        """Return *sifted* with those full nodes set apart where all that may go is certainly not enough.
+
+        That costs more than a glance, and is of use where the nodes that promise most turn out to have no plan.
+        """
+        full, later, never = list[Key](), [*sifted.later], [*sifted.never]
+        busy = {} if self.ask.may_drain else dict(self.ask.situation.flights)
+        able = frozenset(model for model in view.by_model if self.ranks.get(model, self.rank) < inf)
+        need, model = self.ask.situation.need, self.ask.spec.id
+        for bound in sifted.full:
+            standing = view.by_name[bound[NAME_AT]].standing
+            offer, bytes_each = standing.offers[self.engine], need(model, standing.name).bytes_each
+            shares = _largest_shares(bytes_each, offer.total_bytes, self.wanted, self.floor_bytes)
+            assert shares is not None, "what is full could hold it"
+            idle = standing.spots.difference(busy) if busy else standing.spots
+            is_large = offer.most_bytes[0] >= shares[0]
+            going = [spot[1] for spot in idle if spot[1] in able] if is_large else ()
+            if is_large and _hold(_without(going, standing, offer), shares):
+                full.append(bound)
+            elif not self._may_move(standing):
+                (later if is_large and len(idle) < len(standing.spots) else never).append(standing.name)
+            elif is_large:
+                full.append(bound)
+            else:
+                later.append(standing.name)
+        return Sifted(sifted.free, full, later, never)
+
     def _is_taken(self, standing: Standing) -> bool:
         """Whether the node has the model, or is to have it."""
         model, replica = self.ask.spec.id, standing.models.get(self.ask.spec.id)
@@ -132,7 +159,9 @@ class Screen:
         """Whether something on the node comes or goes, so that its figures need not add up yet."""
         moment = self.ask.situation
         is_planned = standing.name in moment.commitments
-        return standing.is_moving or is_planned or not moment.leaving.isdisjoint(standing.spots)
+        return (
+            standing.is_moving or is_planned or bool(moment.leaving and not moment.leaving.isdisjoint(standing.spots))
+        )
 
     def _bound(self, standing: Standing, lowest: float) -> Key:
         """Return the bound of a node that must lose something before the model fits, the *lowest* class first."""
@@ -149,7 +178,7 @@ class Screen:
 
     def _left(self, offer: Offer, bytes_each: tuple[int, ...]) -> float | None:
         """Return how many bytes can stay free at most: negative if it does not fit now, None if it never does."""
-        kinds, free, totals = offer
+        kinds, free, totals, _, _ = offer
         if len(kinds) != 1:
             return inf if kinds else None
         shares = _largest_shares(bytes_each, totals, self.wanted, self.floor_bytes)
@@ -204,7 +233,7 @@ class Screen:
 
     def _shares(self, node: NodeView) -> tuple[int, ...] | None:
         """Return what the roomiest devices must have free, where all devices are of one kind and tell their totals."""
-        kinds, _, totals = node.standing.offers[self.engine]
+        kinds, _, totals, _, _ = node.standing.offers[self.engine]
         bytes_each = self.ask.situation.need(self.ask.spec.id, node.name).bytes_each
         if len(kinds) != 1 or not bytes_each:
             return None
@@ -255,6 +284,14 @@ def _least_price(bytes_: Mapping[int, int], shares: tuple[int, ...], opened: Seq
             least = min(least, price + cheapest.get(index, inf))
             cheapest[index] = min(price, cheapest.get(index, inf))
     return least
+
+
+def _without(models: Sequence[str], standing: Standing, offer: Offer) -> Mapping[int, int]:
+    """Return what would be free on each device if *models* were gone."""
+    room = dict(offer.free_by_index)
+    for model in models:
+        _add(room, standing.models[model].bytes_by_device)
+    return room
 
 
 def _add(bytes_: dict[int, int], held: Mapping[int, int]) -> None:

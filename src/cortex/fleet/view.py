@@ -57,12 +57,15 @@ class ReplicaView:
 class Offer(NamedTuple):
     """The devices of a node that an engine is put on: their kinds, and if they are of one kind, their bytes.
 
-    `free_bytes` and `total_bytes` are each sorted by themselves, the largest first.
+    `free_bytes`, `total_bytes` and `most_bytes`, what would be free without any replica, are each sorted by themselves,
+    the largest first; `free_by_index` is what is free on each.
     """
 
     kinds: tuple[str, ...]
     free_bytes: tuple[int, ...]
     total_bytes: tuple[int, ...]
+    most_bytes: tuple[int, ...]
+    free_by_index: Mapping[int, int]
 
 
 class Standing(NamedTuple):
@@ -139,8 +142,18 @@ def _offers(node: NodeView) -> Mapping[str, Offer]:
             own = [room for room in rooms if len(kinds) == 1 and room.kind == kinds[0]]
             free = sorted([room.free_bytes for room in own], reverse=True)
             totals = sorted([max(room.total_bytes, room.free_bytes) for room in own], reverse=True)
-            offers[kinds] = Offer(kinds, tuple(free), tuple(totals))
+            by_index = {room.index: room.free_bytes for room in own}
+            offers[kinds] = Offer(kinds, tuple(free), tuple(totals), _most(by_index, node.replicas), by_index)
     return {engine: offers[kinds] for engine, kinds in able.items()}
+
+
+def _most(free: Mapping[int, int], replicas: Iterable[ReplicaView]) -> tuple[int, ...]:
+    most = dict(free)
+    for replica in replicas:
+        for index, held in replica.bytes_by_device.items():
+            if index in most:
+                most[index] += held
+    return tuple(sorted(most.values(), reverse=True))
 
 
 @dataclass(frozen=True, slots=True)
