@@ -111,7 +111,9 @@ def _only(
     busy, slots = flights.get(spot, 0), replica.slots or 1
     if busy >= slots or replica.node in avoid:
         return None
-    seconds = _expected(paces.get(spot, UNLEARNED), shape, busy / slots, warm.get(replica.node, 0.0))
+    known = paces.get(spot, UNLEARNED)
+    pace = known if known.samples else UNLEARNED
+    seconds = _expected(pace, shape, busy / slots, warm.get(replica.node, 0.0))
     return Choice(replica, seconds, "only free replica")
 
 
