@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from typing import ClassVar, Protocol
 
+import anyio
+
 from cortex.core.errors import BadRequest
 from cortex.wire.engine_api import Chunk, EngineSpec, Estimate, Finished, Generate, Progress, ReplicaInfo, Tokenize
 
@@ -83,3 +85,13 @@ def check_options(spec: EngineSpec, known: dict[str, type | tuple[type, ...]]) -
 def unsupported(capability: str, model: str) -> BadRequest:
     """Return the error for a request that this replica was not loaded for."""
     return BadRequest(f"{model} was not loaded for {capability}", param="model", code="capability_not_supported")
+
+
+async def sheltered(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    """Yield *events*. Whoever leaves early, or is cancelled, leaves when they are closed: their slot is free then."""
+    try:
+        async for event in events:
+            yield event
+    finally:
+        with anyio.CancelScope(shield=True):
+            await events.aclose()

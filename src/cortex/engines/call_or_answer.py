@@ -9,11 +9,14 @@ answer is written again from the same prompt, which is cached, and bound to its 
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from cortex.core.errors import BadRequest
+from cortex.engines.base import Event
 from cortex.engines.one_call import OneCall
-from cortex.wire.engine_api import Finished, Timings, Usage
+from cortex.wire.engine_api import Finished, Progress, Timings, Usage
 
 PREFACE_CHARACTERS = 600
 """Before a call, models say what they are about to do, and no more than this."""
@@ -93,3 +96,22 @@ def call_or_answer(fields: dict[str, Any]) -> CallOrAnswer | None:
     wanted = (fields.get("response_format") or {}).get("type", "text")
     may_call = bool(fields.get("tools")) and fields.get("tool_choice") in (None, "auto")
     return CallOrAnswer(fields) if may_call and wanted != "text" else None
+
+
+async def in_two_passes(
+    either: CallOrAnswer, run: Callable[[dict[str, Any]], AsyncGenerator[Event, None]]
+) -> AsyncGenerator[Event, None]:
+    """Yield what *run* writes as a draft and, where that is no call, as the answer that is bound to a format."""
+    cached = 0
+    async with aclosing(run(either.draft)) as events:
+        async for event in events:
+            if either.is_answer:
+                break
+            cached = max(cached, event.cached) if isinstance(event, Progress) else cached
+            yield event
+    if not either.is_answer:
+        return
+    either.begin_answer()
+    async with aclosing(run(either.bound)) as events:
+        async for event in events:
+            yield either.finished(event, cached) if isinstance(event, Finished) else event

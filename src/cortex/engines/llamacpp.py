@@ -25,8 +25,8 @@ import xllamacpp
 
 from cortex.core.errors import BadRequest
 from cortex.engines import gguf, tool_templates
-from cortex.engines.base import Event, LoadError, OnProgress, unsupported
-from cortex.engines.call_or_answer import CallOrAnswer, call_or_answer
+from cortex.engines.base import Event, LoadError, OnProgress, sheltered, unsupported
+from cortex.engines.call_or_answer import CallOrAnswer, call_or_answer, in_two_passes
 from cortex.engines.forced_tools import ForcedCall, forced_call
 from cortex.engines.json_schemas import check_schema
 from cortex.engines.legacy_logprobs import LegacyLogprobs
@@ -191,15 +191,9 @@ class LlamaCpp:
         tools = ("tools",) if self._template_has_tools else ()
         return ("chat", "completions", *tools, *(("vision",) if self._sees else ()))
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
+    def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
         """Run one request; see the protocol."""
-        events = self._events(request)
-        try:
-            async for event in events:
-                yield event
-        finally:
-            with anyio.CancelScope(shield=True):
-                await events.aclose()
+        return sheltered(self._events(request))
 
     def _events(self, request: Generate) -> AsyncGenerator[Event, None]:
         if self._use is not {"embedding": Use.EMBEDDINGS, "rerank": Use.RERANK}.get(request.kind, Use.GENERATION):
@@ -232,24 +226,11 @@ class LlamaCpp:
             async for event in events:
                 yield event
 
-    async def _either(self, request: Generate, either: CallOrAnswer) -> AsyncGenerator[Event, None]:
-        """Write a draft, and where that is no call, the answer that is bound to a format."""
-        tally = Tally(1, _stops_of(either.draft))
-        cached: int | None = None
-        async with aclosing(self._run(request.id, either.draft, tally, either)) as events:
-            async for event in events:
-                if either.is_answer:
-                    break
-                if cached is None and isinstance(event, Progress):
-                    cached = event.cached
-                yield event
-        if not either.is_answer:
-            return
-        either.begin_answer()
-        tally = Tally(1, _stops_of(either.bound))
-        async with aclosing(self._run(request.id, either.bound, tally, either)) as events:
-            async for event in events:
-                yield either.finished(event, cached or 0) if isinstance(event, Finished) else event
+    def _either(self, request: Generate, either: CallOrAnswer) -> AsyncGenerator[Event, None]:
+        def run(fields: dict[str, Any]) -> AsyncGenerator[Event, None]:
+            return self._run(request.id, fields, Tally(1, _stops_of(fields)), either)
+
+        return in_two_passes(either, run)
 
     async def _run(
         self,

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 
-from cortex.core.errors import BadRequest
-from cortex.engines.base import Event, LoadError, OnProgress, unsupported
+from cortex.engines.base import Event, LoadError, OnProgress, sheltered, unsupported
 from cortex.engines.transformers.estimate import context_of, estimate
 from cortex.engines.transformers.folder import Folder, read_folder
 from cortex.engines.transformers.group import Group, GroupFailed
@@ -37,7 +36,7 @@ from cortex.engines.transformers.options import (
     threads_of,
 )
 from cortex.wire.engine_api import EngineSpec, Estimate, Generate, ReplicaInfo, Tokenize
-from cortex.wire.json import decode_any, encode
+from cortex.wire.json import decode_any
 
 if TYPE_CHECKING:
     from cortex.engines.transformers.embedding import Embedding
@@ -219,15 +218,9 @@ class Transformers:
         chat = ("chat",) if self._prompts.template is not None else ()
         return (*chat, "completions", *(("tools",) if chat and self._prompts.knows_tools else ()))
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
+    def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
         """Run one request; see the protocol."""
-        events = self._events(request)
-        try:
-            async for event in events:
-                yield event
-        finally:
-            with anyio.CancelScope(shield=True):
-                await events.aclose()
+        return sheltered(self._events(request))
 
     def _events(self, request: Generate) -> AsyncGenerator[Event, None]:
         if request.kind == "embedding" and self._embedding is not None:
@@ -240,14 +233,7 @@ class Transformers:
     async def tokenize(self, request: Tokenize) -> bytes:
         """Return the token ids of a text, or of a chat as the template renders it."""
         assert self._prompts is not None
-        fields = decode_any(request.body)
-        if "messages" in fields:
-            tokens = (await anyio.to_thread.run_sync(self._prompts.chat_tokens, fields))[0]
-        elif isinstance(fields.get("content"), str):
-            tokens = await anyio.to_thread.run_sync(self._prompts.tokens, fields["content"])
-        else:
-            raise BadRequest("content: expected a string, or messages", param="content")
-        return encode({"tokens": tokens, "count": len(tokens)})
+        return await anyio.to_thread.run_sync(self._prompts.tokenize, decode_any(request.body))
 
     async def close(self) -> None:
         """Let the group go; this process ends next, and with it every byte that the model took."""

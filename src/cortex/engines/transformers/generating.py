@@ -18,7 +18,7 @@ import anyio
 
 from cortex.core.errors import BadRequest
 from cortex.engines.base import Event
-from cortex.engines.call_or_answer import CallOrAnswer, call_or_answer
+from cortex.engines.call_or_answer import CallOrAnswer, call_or_answer, in_two_passes
 from cortex.engines.transformers.answer import Answer
 from cortex.engines.transformers.batch import Prefill
 from cortex.engines.transformers.chunks import Chunks
@@ -96,22 +96,13 @@ class Generating:
             read, kind, fields, self._prompts, self._folder.generation, self._context, translator
         )
 
-    async def _either(self, request_id: str, either: CallOrAnswer) -> AsyncGenerator[Event, None]:
-        """Write a draft, and where that is no call, the answer that is bound to a format."""
-        cached: int | None = None
-        async with aclosing(self._run(request_id, await self._read("chat", either.draft, either))) as events:
-            async for event in events:
-                if either.is_answer:
-                    break
-                if cached is None and isinstance(event, Progress):
-                    cached = event.cached
-                yield event
-        if not either.is_answer:
-            return
-        either.begin_answer()
-        async with aclosing(self._run(request_id, await self._read("chat", either.bound, either))) as events:
-            async for event in events:
-                yield either.finished(event, cached or 0) if isinstance(event, Finished) else event
+    def _either(self, request_id: str, either: CallOrAnswer) -> AsyncGenerator[Event, None]:
+        async def run(fields: dict[str, Any]) -> AsyncGenerator[Event, None]:
+            async with aclosing(self._run(request_id, await self._read("chat", fields, either))) as events:
+                async for event in events:
+                    yield event
+
+        return in_two_passes(either, run)
 
     async def _run(self, request_id: str, asked: Asked) -> AsyncGenerator[Event, None]:
         """Let the runner compute what is *asked*, and tell what comes of it. Leaving this frees its slots."""

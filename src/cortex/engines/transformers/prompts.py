@@ -14,7 +14,7 @@ from cortex.engines import tool_templates
 from cortex.engines.base import LoadError
 from cortex.engines.template_variables import variables_of
 from cortex.engines.transformers.markup import MARKS, THINK, THINK_END
-from cortex.wire.json import decode_any
+from cortex.wire.json import decode_any, encode
 from cortex.wire.reasoning import template_kwargs
 
 
@@ -118,6 +118,16 @@ class Prompts:
         """Return what *text* reads as; with *special*, the tokens that the tokenizer itself puts around a text."""
         ids: list[int] = self.backend.encode(text, add_special_tokens=special).ids
         return ids
+
+    def tokenize(self, fields: Mapping[str, Any]) -> bytes:
+        """Return what a request to count tokens gets, of a text or of a chat as the template renders it."""
+        if "messages" in fields:
+            tokens = self.chat_tokens(fields)[0]
+        elif isinstance(fields.get("content"), str):
+            tokens = self.tokens(fields["content"])
+        else:
+            raise BadRequest("content: expected a string, or messages", param="content")
+        return encode({"tokens": tokens, "count": len(tokens)})
 
     def chat_tokens(self, fields: Mapping[str, Any]) -> tuple[list[int], bool]:
         """Return the tokens of a chat, and whether its prompt has opened the reasoning already."""

@@ -7,13 +7,14 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
 
 from cortex.core.errors import BadRequest, ContextLengthExceeded
 from cortex.engines.base import Event
-from cortex.engines.call_or_answer import CallOrAnswer, call_or_answer
+from cortex.engines.call_or_answer import CallOrAnswer, call_or_answer, in_two_passes
 from cortex.engines.transformers.prompts import Prompts, texts_of
 from cortex.engines.vllm import request as asking
 from cortex.engines.vllm.reading import EngineFault, Reading
@@ -44,25 +45,10 @@ class Answering:
         if fields.get("tools") and fields.get("tool_choice") != "none" and not self.has_tools:
             raise BadRequest(f"tools: not offered by {self.model}: {TOOLS_HINT}", param="tools")
         either = call_or_answer(fields) if request.kind == "chat" else None
-        async with aclosing(self._either(request, either) if either else self._run(request, fields, None)) as events:
+        run = partial(self._run, request, either=either)
+        async with aclosing(in_two_passes(either, run) if either else run(fields)) as events:
             async for event in events:
                 yield event
-
-    async def _either(self, request: Generate, either: CallOrAnswer) -> AsyncGenerator[Event, None]:
-        """Write a draft, and where that is no call, the answer that is bound to a format."""
-        cached = 0
-        async with aclosing(self._run(request, either.draft, either)) as events:
-            async for event in events:
-                if either.is_answer:
-                    break
-                cached = event.cached if isinstance(event, Progress) else cached
-                yield event
-        if not either.is_answer:
-            return
-        either.begin_answer()
-        async with aclosing(self._run(request, either.bound, either)) as events:
-            async for event in events:
-                yield either.finished(event, cached) if isinstance(event, Finished) else event
 
     async def _run(
         self, request: Generate, fields: dict[str, Any], either: CallOrAnswer | None

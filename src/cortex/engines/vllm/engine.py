@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import anyio
 
-from cortex.core.errors import BadRequest
 from cortex.engines.base import Event, OnProgress, unsupported
 from cortex.engines.transformers.engine import device_kinds
 from cortex.engines.transformers.folder import Folder, read_folder
@@ -28,7 +27,7 @@ from cortex.engines.vllm.guard import Relatives, watch_group
 from cortex.engines.vllm.options import Options, context_of, read_options, slots_of, split_of
 from cortex.engines.vllm.parsers import reasoning_parser_of, tool_parser_of
 from cortex.wire.engine_api import EngineSpec, Estimate, Generate, ReplicaInfo, Tokenize
-from cortex.wire.json import decode_any, encode
+from cortex.wire.json import decode_any
 
 if TYPE_CHECKING:
     from cortex.engines.transformers.prompts import Prompts
@@ -184,14 +183,7 @@ class Vllm:
     async def tokenize(self, request: Tokenize) -> bytes:
         """Return the token ids of a text, or of a chat as the template renders it."""
         assert self._prompts is not None
-        fields = decode_any(request.body)
-        if "messages" in fields:
-            tokens = (await anyio.to_thread.run_sync(self._prompts.chat_tokens, fields))[0]
-        elif isinstance(fields.get("content"), str):
-            tokens = await anyio.to_thread.run_sync(self._prompts.tokens, fields["content"])
-        else:
-            raise BadRequest("content: expected a string, or messages", param="content")
-        return encode({"tokens": tokens, "count": len(tokens)})
+        return await anyio.to_thread.run_sync(self._prompts.tokenize, decode_any(request.body))
 
     async def close(self) -> None:
         """End vLLM's processes; this one ends next."""
