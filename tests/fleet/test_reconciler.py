@@ -1099,7 +1099,7 @@ def test_a_busy_node_is_not_renewed() -> None:
     assert len(w.told("load_started")) == 3
 
 
-def test_what_the_loop_does_is_noted_with_what_it_rejected() -> None:
+def test_what_the_loop_does_is_noted_with_its_plan() -> None:
     w = World(Machine("a"), Machine("b", (2,)), models=[X, Y])
     w.finish(_served(w, "x"))
     w.finish(_served(w, "y"))

@@ -136,7 +136,6 @@ def _decision(entry: Mapping[str, Any]) -> list[RenderableType]:
     facts += [f"after {entry['seconds']:.1f} s"] if entry.get("seconds") is not None else []
     facts += [f"for: {entry['cause']}"] if entry.get("cause") else []
     facts += _steps(entry["plan"]) if entry.get("plan") else []
-    facts += [f"not {node}: {reason}" for node, reason in (entry.get("rejected") or {}).items()]
     return [head, *(Padding.indent(Text(fact), 6) for fact in facts if fact)]
 
 

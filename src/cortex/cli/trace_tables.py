@@ -120,7 +120,6 @@ def _decisions(trace: Mapping[str, Any]) -> Iterator[RenderableType]:
     for load in trace.get("loads", []):
         gone = f", after unloading {', '.join(load['evicted'])}" if load.get("evicted") else ""
         yield Text(f"loaded on {load['node']}{gone}: {load.get('why', '')} (for: {load.get('cause', '?')})")
-        yield from _rejected(load)
 
 
 def _rejected(decided: Mapping[str, Any]) -> Iterator[RenderableType]:

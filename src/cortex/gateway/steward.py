@@ -41,7 +41,7 @@ ESTIMATES_AT_ONCE = 16
 
 _estimate = msgspec.json.Decoder(EstimateAnswer)
 _loaded = msgspec.json.Decoder(LoadAnswer)
-_UNLOGGED = frozenset({"rejected", "stages"})
+_UNLOGGED = frozenset({"stages"})
 _WARNINGS = frozenset({"load_failed", "unload_failed", "plan_dropped", "refused"})
 
 

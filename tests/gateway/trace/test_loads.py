@@ -20,9 +20,7 @@ def decided(at: float, kind: str, model: str = "big", node: str = "a", reason: s
 def cold_start(**finished: Any) -> list[Decided]:
     plan = {"evicts": ["small"]}
     return [
-        decided(
-            12, "planned", reason="fits once small is gone", cause="request", plan=plan, rejected={"b": "no"}, **HELD
-        ),
+        decided(12, "planned", reason="fits once small is gone", cause="request", plan=plan, **HELD),
         decided(12, "evicted", "small"),
         decided(20, "load_started", unload_seconds=5.0, memory_seconds=3.0),
         decided(30, "load_started", "other"),
@@ -46,7 +44,7 @@ def test_every_second_of_a_cold_start_is_accounted_for() -> None:
         ("load: weights", 70, 40),
     ]
     assert [step.note for step in load.steps[-2:]] == ["60% of the load", "40% of the load"]
-    assert (load.node, load.evicted, load.rejected) == ("a", ["small"], {"b": "no"})
+    assert (load.node, load.evicted) == ("a", ["small"])
     assert (load.failed, load.unfinished) == ("", "")
 
 

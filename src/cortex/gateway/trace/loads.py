@@ -35,8 +35,7 @@ class Load(msgspec.Struct, omit_defaults=True):
     """A load that a request waited for.
 
     `at` is when it was first wanted, in seconds since the request came: below 0 if another had asked for it before.
-    `failed` says what of, or that it was given up; `unfinished` that it went on when the request was over. `rejected`
-    says of other nodes why it was not there.
+    `failed` says what of, or that it was given up; `unfinished` that it went on when the request was over.
     """
 
     node: str
@@ -46,7 +45,6 @@ class Load(msgspec.Struct, omit_defaults=True):
     seconds: float
     steps: list[Step]
     evicted: list[str] = []
-    rejected: dict[str, str] = {}
     failed: str = ""
     unfinished: str = ""
 
@@ -103,7 +101,6 @@ def _told(course: _Course, came: float, over: float) -> Load:
         seconds=until - course.wanted_at,
         steps=list(_steps(course, came, until)),
         evicted=list(details.get("plan", {}).get("evicts", ())),
-        rejected=dict(details.get("rejected", {})),
         failed=f"{outcome}: {end.event.reason}" if end is not None and outcome else "",
         unfinished="it went on" if end is None else "",
     )
