@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from inspect import cleandoc
 from typing import Any
 
+from cortex.core import errors
+from cortex.core.errors import CortexError
 from cortex.gateway.openapi import document, envelope_of
 
 Value = dict[str, Any]
@@ -29,7 +31,15 @@ def page() -> str:
         for method, operation in methods.items():
             groups.setdefault(operation["tags"][0], []).append(_operation(method, path, operation))
     sections = [f"## {group}\n\n" + "\n".join(operations) for group, operations in groups.items()]
-    return HEAD + "\n".join([*sections, "## Schemas\n", *_schemas(told["components"]["schemas"])])
+    return HEAD + "\n".join([*sections, _errors(), "## Schemas\n", *_schemas(told["components"]["schemas"])])
+
+
+def _errors() -> str:
+    """Return each error that has a code of its own, by status; some are given another code where they are raised."""
+    known = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, CortexError)]
+    coded = sorted((each for each in known if each.code), key=lambda each: (each.status, str(each.code)))
+    rows = (f"| {each.status} | `{each.code}` | {_cell((each.__doc__ or '').split(chr(10))[0])} |" for each in coded)
+    return "\n".join(["## Errors", "", "| status | code | |", "|---|---|---|", *rows, ""])
 
 
 def _operation(method: str, path: str, operation: Value) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,9 @@ from cortex.gateway.keys.file import load_keys
 from cortex.neuron.config import load_config as load_neuron
 from cortex.sim.description import load_fleet
 from docs.commands import check, check_span, commands
-from docs.pages import Block, blocks, spans
+from docs.pages import ROOT, Block, blocks, spans
 
+LINK = re.compile(r"\]\((?!https?://|#)([^)\s]+)\)")
 LANGUAGES = {"sh", "console", "text", "toml", "json", "yaml", "python", "javascript"}
 LOADERS: dict[str, Callable[[Path], Any]] = {
     "cortex.toml": lambda path: load_gateway(path, {}),
@@ -67,6 +69,14 @@ def test_the_commands_of_a_block_exist(block: Block) -> None:
 
     assert found, str(block)
     assert [wrong for words in found if (wrong := check(words))] == []
+
+
+def test_links_of_the_pages_outside_the_site_lead_somewhere() -> None:
+    """Those inside are checked as it is built."""
+    links = [(page.name, link) for page in ROOT.glob("*.md") for link in LINK.findall(page.read_text())]
+    assert len(links) > 10
+
+    assert [(page, link) for page, link in links if not (ROOT / link.partition("#")[0]).exists()] == []
 
 
 def test_the_commands_that_are_named_in_text_exist() -> None:
