@@ -16,6 +16,7 @@ import pytest
 
 from cortex.gateway.joining.authority import Authority
 from cortex.neuron.identity import kept_identity
+from cortex.wire.joining import parse_token, shown
 from harness import Daemon, Fleet, alive, engine_pids, free_port, until
 
 MODELS = """
@@ -160,6 +161,31 @@ def test_what_the_gateway_shows_is_accepted(stage: Stage, attic: Daemon) -> None
     context = trusting_anybody(stage.fleet.directory / "gateway-state" / "join" / "gateway.pem")
 
     assert answer_to(attic.port, context).status_code == 200
+
+
+def test_without_an_address_the_gateway_that_invites_is_found_and_shown(stage: Stage) -> None:
+    token = stage.invite()
+    file = stage.fleet.directory / "found.toml"
+    file.write_text(f'port = {free_port()}\nstate = "found-state"\n')
+    until("it is announced", lambda: stage.gateway.events("announced"), 20)
+    options = ["--token", token, "--name", "found", "--interface", "127.0.0.1", "-c", str(file)]
+    unsure = stage.run("neuron", "join", *options)
+    done = stage.run("neuron", "join", *options, "--yes")
+    fingerprint = shown(parse_token(token).fingerprint)
+
+    assert (unsure.returncode, "found" in stage.nodes()) == (1, True), "nobody said yes, so nothing was asked of it"
+    assert done.returncode == 0, done.stderr
+    assert f"at {stage.gateway.url}. Its fingerprint, as in the token: {fingerprint}" in done.stdout
+    stage.remove("found")
+
+
+def test_a_gateway_that_announces_another_fingerprint_is_not_taken_for_the_tokens(stage: Stage) -> None:
+    token = parse_token(stage.invite())._replace(fingerprint=bytes(32))
+    until("it is announced", lambda: stage.gateway.events("announced"), 20)
+    done = stage.run("neuron", "join", "--token", str(token), "--interface", "127.0.0.1", "--yes")
+
+    assert done.returncode == 1
+    assert "no gateway on this network announces the fingerprint that is in the token" in done.stderr
 
 
 @pytest.mark.parametrize("change", [lambda token: token[:9] + "A" * 43 + token[52:]], ids=["another secret"])

@@ -34,6 +34,7 @@ from cortex.gateway.feed import Feed
 from cortex.gateway.fleet_routes import FleetRoutes
 from cortex.gateway.images import ImageFetcher
 from cortex.gateway.inference import Inference
+from cortex.gateway.joining.announcing import Announcer
 from cortex.gateway.joining.joining import Joining
 from cortex.gateway.joining.routes import JoinRoutes
 from cortex.gateway.key_routes import KeyRoutes
@@ -156,6 +157,9 @@ class CortexGateway:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.access.ledger.run, name="ledger")
             tasks.start_soon(self.journal.run, name="journal")
+            if self.config.gateway.announce:
+                address = parse_address(self.config.gateway.listen, "gateway.listen")
+                tasks.start_soon(Announcer(self.joining, *address).run, name="announcer")
             tasks.start_soon(self.keeper.run, name="keeper")
             await self.poller.first_round(FIRST_ROUND_SECONDS)
             self.steward.start(tasks)

@@ -32,13 +32,17 @@ _LIVE = frozenset({"neurons", "eviction", "limits", "gateway.log"})
 
 
 class Gateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`[gateway]`: addresses as host:port. `state` is the directory for what operators told the gateway."""
+    """`[gateway]`: addresses as host:port. `state` is the directory for what operators told the gateway.
+
+    With `announce` it announces itself by mDNS where it listens, for as long as a node is invited and has not joined.
+    """
 
     listen: str = "127.0.0.1:31313"
     metrics_listen: str = "127.0.0.1:31314"
     log: str = "info"
     log_format: Literal["auto", "json", "text"] = "auto"
     state: str | None = None
+    announce: bool = True
 
 
 class Eviction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

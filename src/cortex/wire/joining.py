@@ -17,6 +17,7 @@ from cortex.core.errors import ConfigError
 
 INVITES, JOIN = "/fleet/invites", "/fleet/join"
 SERVICE_TYPE = "_cortex._tcp.local."  # of a gateway's announcements over mDNS
+FINGERPRINT_KEY = "fingerprint"  # there, in hexadecimal
 SECRET_BYTES, FINGERPRINT_BYTES, SIGNATURE_BYTES = 32, 32, 64
 LONGEST_INVITE_SECONDS = 7 * 86_400
 

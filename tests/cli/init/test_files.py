@@ -10,6 +10,7 @@ from cortex.cli.init.machine import node_name
 from cortex.gateway.catalogue import Catalogue, load_catalogue
 from cortex.gateway.config import load_config as load_gateway
 from cortex.neuron.config import load_config as load_neuron
+from cortex.neuron.identity import listen_host
 from cortex.wire.node_api import DeviceInfo
 
 GPU = DeviceInfo(index=0, name="RTX 4090", kind="cuda", memory_total_bytes=24 << 30, vram_total_mb=24576)
@@ -35,7 +36,9 @@ def test_gateway_and_node_agree_on_where_the_node_is(tmp_path: Path) -> None:
 
     gateway, neuron = load_gateway(tmp_path / "cortex.toml", {}), load_neuron(tmp_path / "neuron.toml", {})
 
-    assert [(node.name, node.address) for node in gateway.neurons] == [("box", (neuron.host, neuron.port))]
+    assert [(node.name, node.address) for node in gateway.neurons] == [
+        ("box", (listen_host(neuron.host, None), neuron.port))
+    ]
     assert neuron.name == "box"
     assert "RTX 4090 (cuda): 24.0 GiB, 20.0 GiB free" in neuron_toml(machine, 13131)
 

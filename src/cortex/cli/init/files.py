@@ -79,8 +79,9 @@ def neuron_toml(machine: Machine, neuron_port: int) -> str:
 #   engines: {", ".join(machine.engines) or "none; pip install 'cortex-fleet[llamacpp]'"}
 
 name = {toml_string(machine.name)}
-# 0.0.0.0 lets a gateway on another machine in; give both a token then (token_file here, node_token_file there).
-host = "127.0.0.1"
+# Unset, this machine alone is let in, and after `neuron join` the gateway that was joined, by TLS. 0.0.0.0 lets any
+# other gateway in; give both a token then (token_file here, node_token_file there).
+#host = "127.0.0.1"
 port = {neuron_port}
 
 [models]

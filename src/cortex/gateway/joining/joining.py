@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -36,6 +37,7 @@ class Joining:
         self._authority, self._invites = Authority(state / DIRECTORY), Invites(state / DIRECTORY)
         self._attempts = Attempts()
         self._context: SSLContext | None = None
+        self.changed = asyncio.Event()
         self.secured: dict[Address, Secured] = {}
         self.follow(nodes.joined)
 
@@ -56,6 +58,7 @@ class Joining:
         self._authority.establish(datetime.fromtimestamp(now, UTC))
         fingerprint = self._authority.fingerprint
         invite, secret = self._invites.make(now, order.seconds, order.name)
+        self._tell()
         log.info("node_invited", invite=invite.id, name=order.name, seconds=order.seconds)
         token = Token(invite.id, secret, fingerprint)
         return Invited(token=str(token), expires_at=invite.expires_at, fingerprint=shown(fingerprint))
@@ -79,7 +82,13 @@ class Joining:
         issued = self._authority.issue(asked.csr, datetime.fromtimestamp(now, UTC))
         self._invites.used(invite, asked.name)
         self._nodes.join(node, issued.serial)
+        self._tell()
         return Joined(name=asked.name, certificate=issued.certificate, authority=self._authority.certificate)
+
+    def _tell(self) -> None:
+        """Wake who waits for `changed`: who is invited is not as it was."""
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     @property
     def open_until(self) -> float:
