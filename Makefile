@@ -56,9 +56,11 @@ lint: $(VENV)/installed-dev
 docs: $(VENV)/installed-dev
 	PYTHONPATH=docs $(BIN)/python -m generate
 
-# The documentation as a site, in site/: a page that is missing or a link that leads nowhere fails it.
+# The documentation as a site, in site/: a page that is missing, a link that leads nowhere, or anything that it would load
+# from elsewhere fails it.
 site: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
+	$(BIN)/pytest tests/docs/test_site.py
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python bench/overhead.py
@@ -105,7 +107,7 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
 
 $(VENV)/installed-docs: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing what builds the documentation into $(VENV)"
-	$(INSTALL) --editable '.[docs]'
+	$(INSTALL) --editable '.[dev,docs]'
 	@touch $@
 
 $(VENV)/installed-tp: pyproject.toml constraints.txt | $(VENV)/created
