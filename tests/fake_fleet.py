@@ -273,8 +273,9 @@ class Gateway:
         return Call(reader, writer)
 
     async def idle(self) -> None:
-        """Return when no request is under way."""
+        """Return when no request is under way, and all that ended has been told."""
         await until(lambda: not self.state.tasks)
+        self.cortex.journal.drain()
 
     async def sample(self, name: str, **labels: str) -> float:
         """Return a figure of `/metrics`; 0 if it is not there."""

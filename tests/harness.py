@@ -86,6 +86,10 @@ class Daemon:
     def events(self, name: str) -> list[dict[str, Any]]:
         return [line for line in self.log() if line["event"] == name]
 
+    def told(self, name: str, **fields: object) -> dict[str, Any]:
+        """Return the first event called *name* that has *fields*, once it is in the log."""
+        return until(name, lambda: next((e for e in self.events(name) if fields.items() <= e.items()), None), 5)
+
     def stop(self, sig: int = signal.SIGTERM, seconds: float = 20.0) -> int:
         if self.process.poll() is None:
             self.process.send_signal(sig)

@@ -186,7 +186,12 @@ def test_a_killed_engine_is_gone_on_with_and_the_log_says_so(
 ) -> None:
     nodes = [fleet.daemons[name] for name in ("a", "b")]
     stream = client(gateway).chat.completions.create(
-        model="smol", messages=QUESTION, max_tokens=TOKENS, temperature=0, stream=True
+        model="smol",
+        messages=QUESTION,
+        max_tokens=TOKENS,
+        temperature=0,
+        stream=True,
+        extra_headers={"x-request-id": "killed-1"},
     )
     text = ""
     for count, chunk in enumerate(stream):
@@ -196,7 +201,7 @@ def test_a_killed_engine_is_gone_on_with_and_the_log_says_so(
             os.kill(engine_pids(speaking)[0], signal.SIGKILL)
 
     assert text == undisturbed[0]
-    last = gateway.events("request_finished")[-1]
+    last = gateway.told("request_finished", request="killed-1")
     assert last["status"] == 200
     assert last["continued"] >= 1  # twice where the last word came out otherwise, and was then left as it was
     assert gateway.events("answer_goes_on")[-1]["said"] > 0

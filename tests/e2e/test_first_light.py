@@ -256,7 +256,7 @@ def test_the_log_tells_where_the_time_went(gateway: Daemon, neuron: Daemon, clie
     ]
     assert trail[1]["prompt_tokens"] > 0
     assert trail[-1]["completion_tokens"] == 3
-    last = next(line for line in gateway.events("request_finished") if line["request"] == "trail-1")
+    last = gateway.told("request_finished", request="trail-1")
     assert last["status"] == 200
     assert last["completion_tokens"] == 3
 

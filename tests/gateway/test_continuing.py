@@ -124,6 +124,7 @@ async def test_a_client_hears_of_it_in_a_comment_and_the_log_says_where_it_broke
     assert b": broken off after 2 tokens; another replica goes on\n\n" in body
     (event,) = fleet.events("answer_goes_on")
     assert (event["node"], event["said"]) == ("a", 2)
+    await gateway.idle()
     (line,) = fleet.events("request_finished")
     assert (line["node"], line["continued"], line["status"]) == ("b", 1, 200)
 

@@ -52,6 +52,7 @@ from cortex.gateway.poller import Poller
 from cortex.gateway.relay import Relay
 from cortex.gateway.steward import Steward
 from cortex.gateway.stored_responses import StoredResponses
+from cortex.gateway.story import log_answered
 from cortex.gateway.trace.journal import Journal
 from cortex.gateway.trace.keeper import Keeper
 from cortex.gateway.trace.otel import OtelExport
@@ -96,6 +97,7 @@ class CortexGateway:
         self.created = int(time.time())
         self.journal, self.feed, self.drain = Journal(), Feed(), Drain()
         self.metrics = Metrics(self.journal)
+        self.journal.follow(log_answered)
         self.keeper = self._make_keeper(state)
         self.nodes = Nodes(config.neurons, state)
         self.joining = Joining(state, self.nodes)

@@ -28,7 +28,7 @@ from cortex.gateway.poison import Poison
 from cortex.gateway.poller import Poller
 from cortex.gateway.relay import BrokenOff, Outcome, Relay, TryElsewhere, ignored_header
 from cortex.gateway.steward import Steward, WaitingRequest
-from cortex.gateway.story import Story, log_request, paid_usage, words_of
+from cortex.gateway.story import Story, log_trouble, paid_usage, words_of
 from cortex.gateway.trace.journal import Journal
 from cortex.gateway.trace.record import LEFT, Attempt
 from cortex.serving.event_stream import EventStream
@@ -113,7 +113,8 @@ class Inference:
         """Hand over what happened: this is all that a request pays for its evidence."""
         record = story.record(status, code, words_of(error))
         self._journal.add(record)
-        log_request(record, error)
+        if not record.went_well:
+            log_trouble(record, error)
 
     async def _serve(self, exchange: Exchange, story: Story) -> None:
         story.traceparent = valid_traceparent(exchange.header(b"traceparent"))

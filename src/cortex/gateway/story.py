@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import msgspec
 
 from cortex.core.errors import CortexError, ServiceError
-from cortex.core.logging import get_logger
+from cortex.core.logging import LEVELS, get_logger, stamp
 from cortex.fleet.route import Choice
 from cortex.gateway.continuing import Continuing
 from cortex.gateway.dialects import Asked
@@ -147,32 +148,76 @@ def words_of(error: BaseException | None) -> str:
     return str(error) if isinstance(error, ServiceError) and not isinstance(error, RemoteError) else ""
 
 
-def log_request(record: Record, error: BaseException | None) -> None:
-    """Write the one line that a request leaves, whatever it ended in."""
+class Line(msgspec.Struct):
+    """The one line that a request leaves in the log."""
+
+    timestamp: str
+    level: str
+    event: str
+    logger: str
+    request: str
+    path: str
+    key: str | None
+    model: str
+    node: str
+    stream: bool
+    attempts: int
+    wait_seconds: float
+    ttft_seconds: float | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    events: int
+    reason: str | None
+    total_seconds: float
+    status: int
+    traceparent: str | msgspec.UnsetType = msgspec.UNSET
+    continued: int | msgspec.UnsetType = msgspec.UNSET
+    error: str | msgspec.UnsetType = msgspec.UNSET
+    code: str | msgspec.UnsetType = msgspec.UNSET
+
+
+def line_of(record: Record, epoch: float) -> Line:
+    """Return the line of *record*; *epoch* is when `time.perf_counter` was 0, in seconds since 1970."""
     trailer = record.trailer
-    usage = trailer.usage if trailer else None
-    keys: dict[str, object] = {"continued": record.continued} if record.continued else {}
-    if record.left:
-        keys["error"] = "the client went away, or the gateway is stopping"
-    elif error is not None:
-        keys |= {"error": str(error) if isinstance(error, CortexError) else repr(error), "code": record.code}
-    log.info(
+    usage = trailer.usage if trailer is not None else None
+    return Line(
+        stamp(epoch + record.ended),
+        "info",
         "request_finished",
-        request=record.id,
-        path=record.path,
-        key=record.key,
-        model=record.model,
-        node=record.node,
-        stream=record.stream,
-        attempts=record.attempts,
-        wait_seconds=record.wait_seconds,
-        ttft_seconds=record.first_token_seconds,
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        completion_tokens=usage.completion_tokens if usage else None,
-        events=record.events,
-        reason=trailer.finish_reason if trailer else None,
-        total_seconds=record.seconds,
-        status=record.status,
-        **({"traceparent": record.traceparent} if record.traceparent else {}),
-        **keys,
+        __name__,
+        record.id,
+        record.path,
+        record.key,
+        record.model,
+        record.node,
+        record.stream,
+        record.attempts,
+        record.wait_seconds,
+        record.first_token_seconds,
+        usage.prompt_tokens if usage is not None else None,
+        usage.completion_tokens if usage is not None else None,
+        record.events,
+        trailer.finish_reason if trailer is not None else None,
+        record.ended - record.arrived,
+        record.status,
+        record.traceparent or msgspec.UNSET,
+        record.continued or msgspec.UNSET if record.failures else msgspec.UNSET,
     )
+
+
+def log_answered(records: Sequence[Record]) -> None:
+    """Write the lines of those of *records* that went well; `log_trouble` has written the others'."""
+    if log.enabled(LEVELS["info"]):
+        epoch = time.time() - time.perf_counter()
+        log.tell_past([line_of(record, epoch) for record in records if record.went_well])
+
+
+def log_trouble(record: Record, error: BaseException | None) -> None:
+    """Write the line of a request that did not go well, at once: it failed of *error*, or its client left."""
+    line = line_of(record, time.time() - time.perf_counter())
+    if record.left:
+        line.error = "the client went away, or the gateway is stopping"
+    elif error is not None:
+        line.error = str(error) if isinstance(error, CortexError) else repr(error)
+        line.code = record.code if record.code is not None else msgspec.UNSET
+    log.tell_past([line])

@@ -53,3 +53,18 @@ async def test_what_is_left_at_the_end_is_handed_on() -> None:
         tasks.cancel_scope.cancel()
 
     assert [record.id for record in heard] == ["req-1"]
+
+
+@pytest.mark.anyio
+async def test_what_comes_is_handed_on_soon_however_long_nothing_came() -> None:
+    journal, heard = Journal(), list[Record]()
+    journal.follow(heard.extend)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(journal.run)
+        for count in (1, 2):
+            await anyio.wait_all_tasks_blocked()
+            journal.add(ended())
+            with anyio.fail_after(5):
+                while len(heard) < count:
+                    await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()

@@ -9,7 +9,8 @@ import anyio
 
 from cortex.gateway.trace.record import Record
 
-DRAIN_SECONDS = 0.5
+# What comes within so many of a first one goes with it.
+DRAIN_SECONDS = 0.05
 # More than so many between two drains are counted as dropped, the oldest first.
 CAPACITY = 1 << 16
 # So many are handed on before others on the loop have their turn.
@@ -25,6 +26,7 @@ class Journal:
         self._pending: deque[Record] = deque(maxlen=capacity)
         self._readers: list[Reader] = []
         self._added = self._handed_on = 0
+        self._came: anyio.Event | None = None
 
     @property
     def dropped(self) -> int:
@@ -32,9 +34,12 @@ class Journal:
         return self._added - self._handed_on - len(self._pending)
 
     def add(self, record: Record) -> None:
-        """Take *record*; nothing is done with it now."""
+        """Take *record*; nothing is done with it now but to wake who hands it on."""
         self._added += 1
         self._pending.append(record)
+        if self._came is not None:
+            self._came.set()
+            self._came = None
 
     def follow(self, reader: Reader) -> None:
         """Have *reader* hear every record from now on, in batches, in order."""
@@ -46,9 +51,12 @@ class Journal:
             self._hand_on()
 
     async def run(self) -> None:
-        """Hand on for ever, a little at a time; the rest at the end."""
+        """Hand on for ever, a little at a time and asleep while nothing comes; the rest at the end."""
         try:
             while True:
+                if not self._pending:
+                    self._came = came = anyio.Event()
+                    await came.wait()
                 await anyio.sleep(DRAIN_SECONDS)
                 while self._pending:
                     self._hand_on()

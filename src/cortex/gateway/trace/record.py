@@ -87,6 +87,11 @@ class Record(msgspec.Struct):
         return self.status == LEFT
 
     @property
+    def went_well(self) -> bool:
+        """Whether its client was there for a whole answer."""
+        return self.code is None and self.status != LEFT
+
+    @property
     def first_token_seconds(self) -> float | None:
         """From its arrival to the first token: the way to the node, then what the node says that it took.
 
