@@ -31,7 +31,7 @@ class Catalogue:
 
     def find(self, name: str) -> ModelSpec | None:
         """Return the spec that *name*, an id or an alias, means; one that is listed in Ollama's way may be asked so."""
-        return next((spec for each in (name, plain_name(name)) if (spec := self._named(each)) is not None), None)
+        return self._named(name) or self._named(plain_name(name))
 
     def _named(self, name: str) -> ModelSpec | None:
         return self.specs.get(name) or self._aliases.get(name)

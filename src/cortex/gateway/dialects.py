@@ -91,20 +91,20 @@ class Dialects:
 
     def read(self, exchange: Exchange, owner: str) -> Asked:
         """Return what *exchange* asks for, on behalf of the key *owner*. Raises BadRequest."""
-        body = exchange.body
-        if exchange.path == MESSAGES:
+        path, body = exchange.path, exchange.body
+        if path == MESSAGES:
             return _translated(read_messages(body))
-        if exchange.path == RESPONSES:
+        if path == RESPONSES:
             return _translated(self._responses(body, owner))
-        if exchange.path in OLLAMA:
-            return _read_ollama(exchange.path, body)
+        if path in OLLAMA:
+            return _read_ollama(path, body)
         head = read_head(body)
         # Nothing else is streamed, whatever `stream` says: it is ignored by name.
-        generates = exchange.path in _GENERATING
+        generates = path in _GENERATING
         return Asked(
             head.model,
             stream=bool(head.stream) and generates,
-            path=exchange.path,
+            path=path,
             body=body,
             max_tokens=head.limit if generates else 0,
         )

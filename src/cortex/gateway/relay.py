@@ -85,7 +85,7 @@ class _Unary:
 
     @property
     def body(self) -> bytes:
-        return b"".join(self._pieces)
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
 
 class _Streaming(_Unary):
@@ -190,11 +190,13 @@ class Relay:
             raise TryElsewhere(error) from None
         if sink.status != 200 or not sink.headers.get(b"content-type", b"").startswith(b"application/json"):
             raise refusal_of(sink.status, sink.headers, sink.body)
-        outcome.bytes = len(sink.body)
+        body = sink.body
+        outcome.bytes = len(body)
         outcome.trailer = decode_trailer(sink.headers.get(b"x-cortex-trailer", b""))
         if outcome.trailer is not None:
             asked.note_timings(outcome.trailer.timings, outcome.wait_seconds)
-        body = sink.body if asked.translation is None else asked.translation.whole(sink.body)
+        if asked.translation is not None:
+            body = asked.translation.whole(body)
         headers = [JSON, (b"x-cortex-node", node.encode()), *ignored_header(asked, sink.headers)]
         exchange.respond(200, body, headers)
 

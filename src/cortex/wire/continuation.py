@@ -27,6 +27,7 @@ UNREAD_BYTES = 16 << 10
 LAST_PIECES = 16
 _ERROR = b'data: {"error"'
 _DATA = b"data: "
+_END = b"\n\n"
 _DONE = b"[DONE]"
 
 
@@ -64,6 +65,7 @@ class _Chunk(msgspec.Struct, gc=False):
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
+_chunks = msgspec.json.Decoder(list[_Chunk])
 _head = msgspec.json.Decoder(Head)
 _error = msgspec.json.Decoder(Envelope)
 _fields = msgspec.json.Decoder(dict[str, Any])
@@ -84,14 +86,20 @@ class Kept:
 
     def take(self, events: bytes) -> bytes:
         """Remember whole *events*, and return what of them the client may have."""
-        at = 0 if events.startswith(_ERROR) else events.find(b"\n" + _ERROR) + 1
-        if at or events.startswith(_ERROR):
-            self.error = _error_in(events[at:])
-            events = events[:at]
+        if _ERROR in events:
+            events = self._without_error(events)
         self._unread.append(events)
         self._unread_bytes += len(events)
         if self._unread_bytes > UNREAD_BYTES:
             self._read()
+        return events
+
+    def _without_error(self, events: bytes) -> bytes:
+        """Keep back the error event in *events*, if that is one and no text that looks like it."""
+        at = 0 if events.startswith(_ERROR) else events.find(b"\n" + _ERROR) + 1
+        if at or events.startswith(_ERROR):
+            self.error = _error_in(events[at:])
+            return events[:at]
         return events
 
     @property
@@ -113,11 +121,25 @@ class Kept:
         events = b"".join(self._unread)
         self._unread.clear()
         self._unread_bytes = 0
+        if self.head is not None and self._read_at_once(events):
+            return
         for line in events.split(b"\n"):
             if line.startswith(_DATA) and line[len(_DATA) :] != _DONE:
-                self._chunk(line[len(_DATA) :])
+                self._read_one(line[len(_DATA) :])
 
-    def _chunk(self, data: bytes) -> None:
+    def _read_at_once(self, events: bytes) -> bool:
+        """Read *events* as one array if they are nothing but chunks, and return whether they were."""
+        if not events.startswith(_DATA):
+            return False
+        try:
+            chunks = _chunks.decode(b"[%b]" % events[len(_DATA) : -len(_END)].replace(_END + _DATA, b","))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return False
+        for chunk in chunks:
+            self._take_in(chunk)
+        return True
+
+    def _read_one(self, data: bytes) -> None:
         try:
             chunk = _chunk.decode(data)
             if self.head is None:
@@ -125,6 +147,9 @@ class Kept:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self._obstacle = f"a chunk could not be read: {error}"
             return
+        self._take_in(chunk)
+
+    def _take_in(self, chunk: _Chunk) -> None:
         for choice in chunk.choices:
             piece = choice.delta.content or choice.text
             if piece and not choice.index:

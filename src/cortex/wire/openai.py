@@ -53,8 +53,9 @@ class Head(msgspec.Struct):
     @property
     def limit(self) -> int | None:
         """The tokens that the answer may take, where the client says; whether it says so rightly is the node's."""
-        limits = (self.max_completion_tokens, self.max_tokens)
-        return next((limit for limit in limits if type(limit) is int), None)
+        if type(self.max_completion_tokens) is int:
+            return self.max_completion_tokens
+        return self.max_tokens if type(self.max_tokens) is int else None
 
 
 class StreamOptions(msgspec.Struct):

@@ -76,9 +76,9 @@ class EventRelay:
 
     def feed(self, data: bytes) -> bytes:
         """Return what of *data*, and of what was held before, the client may have now."""
-        plain = _LINE_MARK not in data and not data.startswith(_MARK) and not data.endswith(_DONE)
-        if plain and not self._held and data.endswith(b"\n\n"):
-            self.saw_data = self.saw_data or data.startswith(b"data:") or b"\ndata:" in data
+        if not self._held and data.endswith(b"\n\n") and _MARK not in data and not data.endswith(_DONE):
+            if not self.saw_data:
+                self.saw_data = data.startswith(b"data:") or b"\ndata:" in data
             return data
         return self._slow(data)
 
