@@ -13,7 +13,7 @@ from rich.text import Text
 from cortex.core.model_spec import DEFAULT_PRIORITY
 
 WIDTH_OFF_A_TERMINAL = 200
-NO_NODE = "no node is configured: add [[neurons]] to cortex.toml, or `cortex node add NAME URL`"
+NO_NODE = "no node is configured: `cortex node invite` has one join; or add one with `cortex node add NAME URL`"
 _STYLES = {
     "healthy": "green",
     "ready": "green",
