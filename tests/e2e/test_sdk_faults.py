@@ -89,17 +89,30 @@ def test_refusals_are_each_sdk_s_own_exceptions(oai: openai.OpenAI, ant: anthrop
 
 
 def test_an_engine_that_dies_in_mid_stream_raises_in_every_sdk(oai: openai.OpenAI, ant: anthropic.Anthropic) -> None:
-    asked = [says("#tokens 50")]
+    """Each asks for something else: a request that two engines died of is not tried on a third."""
+    never = {"x-cortex-continue": "never"}
     with pytest.raises(openai.APIError, match="engine"):
-        list(oai.chat.completions.create(model="fragile", messages=asked, stream=True))
+        list(
+            oai.chat.completions.create(
+                model="fragile", messages=[says("#tokens 50")], stream=True, extra_headers=never
+            )
+        )
     with (
         pytest.raises(anthropic.APIStatusError, match="engine"),
-        ant.messages.stream(model="fragile", messages=asked, max_tokens=99) as stream,
+        ant.messages.stream(
+            model="fragile", messages=[says("#tokens 51")], max_tokens=99, extra_headers=never
+        ) as stream,
     ):
         stream.get_final_message()
-    events = list(oai.responses.create(model="fragile", input="#tokens 50", stream=True))
+    events = list(oai.responses.create(model="fragile", input="#tokens 52", stream=True, extra_headers=never))
     assert events[-1].type == "response.failed"
     assert "engine" in (events[-1].response.error.message if events[-1].response.error else "")
+
+
+def test_an_engine_that_dies_of_whatever_goes_on_raises_too(oai: openai.OpenAI) -> None:
+    """The engine that goes on with the answer dies of it as well, and nobody tries a third time."""
+    with pytest.raises(openai.APIError, match="2 engine processes ended"):
+        list(oai.chat.completions.create(model="fragile", messages=[says("#tokens 53")], stream=True))
 
 
 # waiting --------------------------------------------------------------------------------------------------------------
